@@ -1,0 +1,170 @@
+/*
+ * redmagic.h - makes an interpreter written in C or C++ fast.
+ *
+ * Call redmagic_start() once, mark the back edges of the interpreted program's loops, and link libredmagic. Everything
+ * else is optional. All functions may be called at any time, from any thread, balanced or not: what makes no sense in
+ * the current state is counted and ignored, and the interpreter goes on as if the call were not there.
+ *
+ * Smallest useful example, in the handler of a backward jump:
+ *
+ *     pc += offset;
+ *     if (offset < 0) REDMAGIC_BACKWARDS_BRANCH(pc);
+ *
+ * Licence: Apache-2.0 OR MIT.
+ */
+#ifndef REDMAGIC_H
+#define REDMAGIC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Starts the library. Later calls do nothing. */
+void redmagic_start(void);
+
+/* "The interpreted program is about to repeat loop `id`." The identity of the loop is `id` (any address that belongs
+ * to it; NULL is ignored) together with the place of this call. */
+void redmagic_backwards_branch(void *id);
+
+/* "Loop `id` is over." Optional. */
+void redmagic_fellthrough_branch(void *id);
+
+/* Begin and end of a native frame that may contain loops of its own (a recursive interpreter function). `frame_data`
+ * may be NULL. Ending a frame ends every loop that was begun in it. Optional. */
+void redmagic_begin_branchable_frame(void **frame_data);
+void redmagic_end_branchable_frame(void **frame_data);
+
+/* Brackets code that must not become part of a trace. */
+void redmagic_temp_disable(void);
+void redmagic_temp_enable(void);
+
+/* Leaves a trace, if one is running or being recorded, and goes on in the interpreter's own code. */
+void redmagic_ensure_not_traced(void);
+
+/* Non-zero in a trace, zero in the interpreter's own code. */
+int redmagic_is_traced(void);
+
+/* Calls of `function` are made as they are and never become part of a trace. */
+void redmagic_do_not_trace_function(void *function);
+
+/* Loop `id` is never traced; existing traces of it are dropped. */
+void redmagic_disable_branch(void *id);
+
+/* Code between these is better not duplicated when it branches. A hint. */
+void redmagic_begin_merge_block(void);
+void redmagic_end_merge_block(void);
+
+/* Records loop `id` from here on whatever its heat; ends the recording here; enters the trace of `id` if there is one.
+ * The results are always NULL. */
+void *redmagic_force_begin_trace(void *id);
+void *redmagic_force_end_trace(void *id);
+void *redmagic_force_jump_to_trace(void *id);
+
+/* ---- Extensions: hints that can only make things faster or safer. ---- */
+
+/* The `length` bytes at `start` do not change until they are forgotten (bytecode, constant tables). */
+void redmagic_assume_immutable(const void *start, size_t length);
+
+/* Takes back redmagic_assume_immutable for everything in this range, and drops the traces and loops that depend on
+ * it. Call it before the memory is changed or freed. */
+void redmagic_forget(const void *start, size_t length);
+
+/* Sets an option by the name of its environment variable without the prefix, in lower case ("hot_loop", "passes", …).
+ * Returns 0, or -1 if there is no such option or the value is not understood. */
+int redmagic_configure(const char *key, const char *value);
+
+/* Counters since redmagic_start(). `size` is sizeof(struct redmagic_stats) as the caller knows it. */
+struct redmagic_stats {
+    uint64_t size;
+    uint64_t anchors;                /* anchor calls that reached the library */
+    uint64_t recordings;             /* recordings begun */
+    uint64_t recordings_failed;      /* recordings given up */
+    uint64_t traces;                 /* traces compiled */
+    uint64_t traces_refused;         /* recordings that could not be compiled */
+    uint64_t side_traces;            /* traces that begin at an exit (counted in `traces` too) */
+    uint64_t traces_dropped;         /* traces dropped */
+    uint64_t entries;                /* trace entries from anchors */
+    uint64_t exits;                  /* exits that reached the library */
+    uint64_t recorded_instructions;  /* guest instructions executed by the recorder */
+    uint64_t recording_ns;           /* time spent recording */
+    uint64_t native_operations;      /* recorded instructions that became native operations */
+    uint64_t operations_before;      /* IR operations before optimisation */
+    uint64_t operations_after;       /* IR operations after optimisation */
+    uint64_t compile_ns;             /* time spent lifting, optimising and lowering */
+    uint64_t code_bytes;             /* machine code in use */
+    uint64_t misuse;                 /* API calls that made no sense */
+};
+void redmagic_get_stats(struct redmagic_stats *stats, uint64_t size);
+
+/* ---- What the macros below use; not for direct use. ---- */
+
+#define REDMAGIC_COUNTERS_LOG2 14
+
+/* Non-zero while the library watches for hot loops. */
+extern int redmagic_active;
+/* How often anchors may still be passed before the library looks at them, by hash of the id. */
+extern int redmagic_counters[1 << REDMAGIC_COUNTERS_LOG2];
+/* Not a C function: keeps every register but rax, rcx and the flags and vector registers; argument in rax. */
+void redmagic_anchor_stub(void);
+
+#ifdef __cplusplus
+} /* extern "C" */
+
+/* Brackets a scope that must not become part of a trace. */
+class redmagic_disable {
+public:
+    redmagic_disable() { redmagic_temp_disable(); }
+    ~redmagic_disable() { redmagic_temp_enable(); }
+    redmagic_disable(const redmagic_disable &) = delete;
+    redmagic_disable &operator=(const redmagic_disable &) = delete;
+};
+
+/* Brackets a scope that is a merge block. */
+class redmagic_merge {
+public:
+    redmagic_merge() { redmagic_begin_merge_block(); }
+    ~redmagic_merge() { redmagic_end_merge_block(); }
+    redmagic_merge(const redmagic_merge &) = delete;
+    redmagic_merge &operator=(const redmagic_merge &) = delete;
+};
+#endif
+
+/*
+ * REDMAGIC_BACKWARDS_BRANCH(id): redmagic_backwards_branch(id) for the hottest places. Costs two instructions when the
+ * library is off, and about ten while the loop is cold. No register but two scratch registers is disturbed, so the
+ * compiler's register allocation around the interpreter's dispatch stays as it was.
+ *
+ * The counter of the id's hash is decremented; when it falls below zero, the stub is called with the id in rax. The
+ * red zone is stepped over before the call.
+ */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(REDMAGIC_NO_MACROS)
+#define REDMAGIC_BACKWARDS_BRANCH(id)                                                                                  \
+    do {                                                                                                               \
+        if (__builtin_expect(redmagic_active, 0)) {                                                                    \
+            void *redmagic_id_ = (void *)(id);                                                                         \
+            int *redmagic_table_ = redmagic_counters;                                                                  \
+            __asm__ volatile("imull $0x9e3779b1, %k[id], %%ecx\n\t"                                                    \
+                             "shrl %[shift], %%ecx\n\t"                                                                \
+                             "subl $1, (%[table], %%rcx, 4)\n\t"                                                       \
+                             "jns 1f\n\t"                                                                              \
+                             "leaq -128(%%rsp), %%rsp\n\t"                                                             \
+                             "call *%[stub]\n\t"                                                                       \
+                             "leaq 128(%%rsp), %%rsp\n\t"                                                              \
+                             "1:"                                                                                      \
+                             : [id] "+a"(redmagic_id_)                                                                 \
+                             : [table] "r"(redmagic_table_), [shift] "i"(32 - REDMAGIC_COUNTERS_LOG2),                 \
+                               [stub] "r"(&redmagic_anchor_stub)                                                       \
+                             : "rcx", "cc", "memory", REDMAGIC_VECTORS_);                                              \
+        }                                                                                                              \
+    } while (0)
+#define REDMAGIC_VECTORS_                                                                                              \
+    "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",         \
+        "xmm13", "xmm14", "xmm15"
+#else
+#define REDMAGIC_BACKWARDS_BRANCH(id) redmagic_backwards_branch((void *)(id))
+#endif
+
+#endif /* REDMAGIC_H */

@@ -1,0 +1,25 @@
+//! The trace IR of Redmagic: data structures, text form, verifier and reference evaluator.
+//!
+//! Recorded machine instructions are *lifted* to this IR, the optimiser rewrites it, the backend *lowers* it to machine
+//! code. It is small on purpose: one table of opcodes ([`Opcode`]), values that are plain bit patterns ([`Type`]), a
+//! graph of straight-line segments ([`Trace`]), and exits that say what the guest's registers and memory hold when the
+//! trace is left ([`ExitData`]).
+
+#![forbid(unsafe_code)]
+
+mod entity;
+mod guest;
+mod inst;
+mod opcode;
+mod trace;
+mod types;
+
+pub use entity::{Entity, Exit, Map, Native, Segment, Value};
+pub use guest::{AF, CF, Cond, FLAGS_MASK, OF, PF, SF, Slot, ZF};
+pub use inst::{Address, Class, Inst};
+pub use opcode::{Effect, Format, Opcode, Typing};
+pub use trace::{
+    Call, CallEffect, DelayedStore, ExitData, ExitKind, ExitValue, NativeOp, Recipe, Recorded, Region, RegionKind,
+    SegmentData, Target, Terminator, Trace,
+};
+pub use types::Type;
