@@ -96,6 +96,8 @@ struct redmagic_stats {
     uint64_t compile_ns;             /* time spent lifting, optimising and lowering */
     uint64_t code_bytes;             /* machine code in use */
     uint64_t misuse;                 /* API calls that made no sense */
+    uint64_t check_failures;         /* self-checks of traces that found a difference */
+    uint64_t checks_passed;          /* self-checks of traces that passed */
 };
 void redmagic_get_stats(struct redmagic_stats *stats, uint64_t size);
 
@@ -141,12 +143,22 @@ public:
  * red zone is stepped over before the call.
  */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(REDMAGIC_NO_MACROS)
-#define REDMAGIC_BACKWARDS_BRANCH(id)                                                                                  \
+/* Is the library watching? As inline assembly, because compilers turn the comparison in C into a load and a test. */
+static __inline__ __attribute__((__always_inline__, __unused__)) int redmagic_watching_(void) {
+    __asm__ goto("cmpl $0, %[active]\n\tjne %l[watching]" : : [active] "m"(redmagic_active) : "cc" : watching);
+    return 0;
+watching:
+    return 1;
+}
+
+/* REDMAGIC_BACKWARDS_BRANCH_IF(condition, id): the same if `condition` holds, which is only evaluated while the
+ * library watches: for handlers of jumps of either direction. */
+#define REDMAGIC_BACKWARDS_BRANCH_IF(condition, id)                                                                    \
     do {                                                                                                               \
-        if (__builtin_expect(redmagic_active, 0)) {                                                                    \
+        if (__builtin_expect(redmagic_watching_(), 0) && (condition)) {                                                \
             void *redmagic_id_ = (void *)(id);                                                                         \
             int *redmagic_table_ = redmagic_counters;                                                                  \
-            __asm__ volatile("imull $0x9e3779b1, %k[id], %%ecx\n\t"                                                    \
+            __asm__ volatile("imull $0x9e3779b1, %k[key], %%ecx\n\t"                                                   \
                              "shrl %[shift], %%ecx\n\t"                                                                \
                              "subl $1, (%[table], %%rcx, 4)\n\t"                                                       \
                              "jns 1f\n\t"                                                                              \
@@ -154,17 +166,29 @@ public:
                              "call *%[stub]\n\t"                                                                       \
                              "leaq 128(%%rsp), %%rsp\n\t"                                                              \
                              "1:"                                                                                      \
-                             : [id] "+a"(redmagic_id_)                                                                 \
+                             : [key] "+a"(redmagic_id_)                                                                \
                              : [table] "r"(redmagic_table_), [shift] "i"(32 - REDMAGIC_COUNTERS_LOG2),                 \
                                [stub] "r"(&redmagic_anchor_stub)                                                       \
                              : "rcx", "cc", "memory", REDMAGIC_VECTORS_);                                              \
         }                                                                                                              \
     } while (0)
-#define REDMAGIC_VECTORS_                                                                                              \
+#define REDMAGIC_BACKWARDS_BRANCH(id) REDMAGIC_BACKWARDS_BRANCH_IF(1, id)
+#define REDMAGIC_SSE_                                                                                                  \
     "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",         \
         "xmm13", "xmm14", "xmm15"
+#ifdef __AVX512F__
+#define REDMAGIC_VECTORS_                                                                                              \
+    REDMAGIC_SSE_, "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26",  \
+        "xmm27", "xmm28", "xmm29", "xmm30", "xmm31", "k1", "k2", "k3", "k4", "k5", "k6", "k7"
+#else
+#define REDMAGIC_VECTORS_ REDMAGIC_SSE_
+#endif
 #else
 #define REDMAGIC_BACKWARDS_BRANCH(id) redmagic_backwards_branch((void *)(id))
+#define REDMAGIC_BACKWARDS_BRANCH_IF(condition, id)                                                                    \
+    do {                                                                                                               \
+        if (condition) REDMAGIC_BACKWARDS_BRANCH(id);                                                                  \
+    } while (0)
 #endif
 
 #endif /* REDMAGIC_H */

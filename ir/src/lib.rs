@@ -8,18 +8,31 @@
 #![forbid(unsafe_code)]
 
 mod entity;
+pub mod eval;
+pub mod graph;
 mod guest;
 mod inst;
+mod lexer;
 mod opcode;
+mod parse;
+mod print;
+pub mod sandbox;
+pub mod scalar;
+pub mod script;
 mod trace;
 mod types;
+pub mod typing;
+pub mod verify;
 
 pub use entity::{Entity, Exit, Map, Native, Segment, Value};
 pub use guest::{AF, CF, Cond, FLAGS_MASK, OF, PF, SF, Slot, ZF};
 pub use inst::{Address, Class, Inst};
 pub use opcode::{Effect, Format, Opcode, Typing};
+pub use parse::{ParseError, ParseErrorKind, parse, parse_one};
+pub use print::DisplayInst;
 pub use trace::{
     Call, CallEffect, DelayedStore, ExitData, ExitKind, ExitValue, NativeOp, Recipe, Recorded, Region, RegionKind,
     SegmentData, Target, Terminator, Trace,
 };
 pub use types::Type;
+pub use verify::verify;

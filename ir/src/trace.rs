@@ -31,6 +31,7 @@
 //! ```
 
 use crate::{Address, Exit, Inst, Map, Native, Opcode, Segment, Slot, Type, Value};
+use std::collections::BTreeMap;
 
 /// What the recorder saw at a memory access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -339,6 +340,9 @@ pub struct SegmentData {
 pub struct Trace {
     /// A name for people.
     pub name: String,
+    /// The guest address at which the trace is entered: an exit there with an empty state map restores the state at
+    /// entry, as long as the trace has had no effect.
+    pub start: u64,
     /// Address ranges that do not change.
     pub regions: Vec<Region>,
     /// Where execution starts.
@@ -349,6 +353,8 @@ pub struct Trace {
     pub insts: Map<Value, Inst>,
     /// What was recorded at each memory access.
     recorded: Map<Value, Option<Recorded>>,
+    /// For some loads, the state before the guest instruction that they belong to; see [`Trace::resume_exit`].
+    resume_exits: BTreeMap<Value, Exit>,
     /// All exits.
     pub exits: Map<Exit, ExitData>,
     /// All verbatim instructions.
@@ -406,6 +412,32 @@ impl Trace {
     /// Notes what was recorded at memory access `value`.
     pub fn set_recorded(&mut self, value: Value, recorded: Option<Recorded>) {
         self.recorded[value] = recorded;
+    }
+
+    /// An exit to the guest instruction that load `value` belongs to, with the state before that instruction.
+    ///
+    /// It lets the optimiser put a guard before the load. Its values count as uses only for the optimiser, and only
+    /// until it drops the table; the backend and the evaluator ignore it.
+    pub fn resume_exit(&self, value: Value) -> Option<Exit> {
+        self.resume_exits.get(&value).copied()
+    }
+
+    /// Notes or removes the resume exit of load `value`.
+    pub fn set_resume_exit(&mut self, value: Value, exit: Option<Exit>) {
+        match exit {
+            Some(exit) => self.resume_exits.insert(value, exit),
+            None => self.resume_exits.remove(&value),
+        };
+    }
+
+    /// Every load with a resume exit, in order of the loads.
+    pub fn resume_exits(&self) -> impl Iterator<Item = (Value, Exit)> + '_ {
+        self.resume_exits.iter().map(|(value, exit)| (*value, *exit))
+    }
+
+    /// Removes all resume exits.
+    pub fn clear_resume_exits(&mut self) {
+        self.resume_exits.clear();
     }
 
     /// The type of a value.

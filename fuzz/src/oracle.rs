@@ -1,0 +1,399 @@
+//! Three sources of truth, compared: the hardware, the evaluator on the lifted trace, and its compiled code.
+//!
+//! A block is recorded from one state, lifted and compiled once, and then run from many states. In each of them
+//! - the trace is left at some guest address; the hardware must have the same registers, flags and memory when it
+//!   arrives there (it runs the recorded block up to that address);
+//! - when the evaluator faults, so must the hardware;
+//! - compiled code must take the same exit as the evaluator and leave the same state.
+//!
+//! Left out are undefined flags, by the table in [`crate::undefined`], and slots whose value an exit declares undefined;
+//! each omission is counted in [`Tally`].
+//!
+//! Worked example: `shl al, 9` recorded with AL = 1 and run with AL = 0xff: AL, ZF, SF and PF are compared, and CF, OF
+//! and AF are counted as masked.
+
+use crate::compiled::{Ending, Program, ProgramError, slot_of};
+use crate::evaluated::ArenaGuest;
+use crate::native::{ARENA_BYTES, Executor, LoadError, Outcome, State};
+use crate::record::{Snapshot, record, step};
+use crate::undefined::{flag_names, maybe_undefined, undefined_flags, undefined_result};
+use iced_x86::Instruction;
+use redmagic_backend::Backend;
+use redmagic_ir::eval::{self, EvalError, Fault, Machine};
+use redmagic_ir::{Exit, ExitValue, FLAGS_MASK, Slot, Trace};
+use redmagic_lift::{Code, End, Event, Refusal};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// What was compared, and what was left out.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Traces made.
+    pub traces: u64,
+    /// How many of them are loops.
+    pub loops: u64,
+    /// States compared with the hardware.
+    pub compared: u64,
+    /// States compared between evaluator and compiled code.
+    pub compiled: u64,
+    /// Native operations in the traces.
+    pub natives: u64,
+    /// States where the trace was left before an instruction that the hardware could execute, by that instruction.
+    pub early: BTreeMap<String, u64>,
+    /// States where hardware and trace both faulted.
+    pub faults: u64,
+    /// States where an SSE operand was misaligned: the machine faults, the trace need not.
+    pub misaligned: u64,
+    /// Flags masked because the architecture leaves them undefined.
+    pub masked_flags: u64,
+    /// Slots masked because the exit declares them undefined.
+    pub undefined_slots: u64,
+    /// Exits whose undefined flags were shown to be dead by running the rest of the block with other ones.
+    pub dead_flags: u64,
+    /// States left out because an instruction's result is undefined.
+    pub undefined_results: u64,
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} traces ({} loops) with {} native operations", self.traces, self.loops, self.natives)?;
+        writeln!(f, "{} states compared with hardware, {} with compiled code", self.compared, self.compiled)?;
+        writeln!(
+            f,
+            "{} faults on both sides, {} misaligned operands; early exits: {:?}",
+            self.faults, self.misaligned, self.early
+        )?;
+        write!(
+            f,
+            "masked: {} undefined flags, {} undefined slots ({} exits with dead flags), {} undefined results",
+            self.masked_flags, self.undefined_slots, self.dead_flags, self.undefined_results
+        )
+    }
+}
+
+/// Why a block cannot be compared, or how the sources differ.
+#[derive(Debug)]
+pub enum Failure {
+    /// It has no encoding.
+    Load(LoadError),
+    /// The lifter refused it.
+    Refused(Refusal),
+    /// It has no code.
+    Compile(ProgramError),
+    /// The sources differ.
+    Mismatch(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Load(error) => error.fmt(f),
+            Failure::Refused(reason) => write!(f, "refused: {reason}"),
+            Failure::Compile(error) => error.fmt(f),
+            Failure::Mismatch(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// The guest's code as far as the lifter may look: the block's own bytes.
+struct BlockCode {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Code for BlockCode {
+    fn read(&self, pc: u64) -> Option<[u8; 16]> {
+        let rest = self.bytes.get(usize::try_from(pc.checked_sub(self.start)?).ok()?..)?;
+        let mut window = [0; 16];
+        let length = rest.len().min(16);
+        window[..length].copy_from_slice(&rest[..length]);
+        (length > 0).then_some(window)
+    }
+}
+
+/// A block that was recorded, lifted and compiled.
+pub struct Case {
+    /// The recorded instructions.
+    pub block: Vec<Instruction>,
+    /// The whole block, also what was not executed in the recording.
+    whole: Vec<Instruction>,
+    /// What they were lifted to.
+    pub trace: Trace,
+    program: Program,
+}
+
+impl Case {
+    /// Records `insts` from `start`, lifts them, and changes the trace by `transform`. `None` if the first instruction faults there.
+    pub fn new(
+        executor: &mut Executor,
+        backend: &mut Backend,
+        insts: &[Instruction],
+        start: &Snapshot,
+        transform: &dyn Fn(&mut Trace),
+        tally: &mut Tally,
+    ) -> Result<Option<Case>, Failure> {
+        let Some(recording) = record(executor, insts, start).map_err(Failure::Load)? else { return Ok(None) };
+        let bytes = executor.encode(insts).map_err(Failure::Load)?;
+        let code = BlockCode { start: executor.block_address(), bytes };
+        let listing = || insts.iter().map(|inst| format!("{inst} {:?}", inst.code())).collect::<Vec<_>>().join("; ");
+        let lifted = catch_unwind(AssertUnwindSafe(|| redmagic_lift::lift(&recording, &code)))
+            .map_err(|_| Failure::Mismatch(format!("the lifter panics: {}", listing())))?;
+        let mut trace = lifted.map_err(Failure::Refused)?.trace;
+        let text = trace.to_string();
+        catch_unwind(AssertUnwindSafe(|| transform(&mut trace)))
+            .map_err(|_| Failure::Mismatch(format!("a pass panics: {}\n{text}", listing())))?;
+        if let Err(errors) = redmagic_ir::verify(&trace) {
+            let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+            return Err(Failure::Mismatch(format!("the verifier complains: {}\n{trace}", errors.join("; "))));
+        }
+        let program = Program::new(executor, backend, &trace).map_err(Failure::Compile)?;
+        tally.traces += 1;
+        tally.loops += u64::from(recording.end == End::Loop);
+        tally.natives += trace.natives.len() as u64;
+        let block = recording.events.iter().filter_map(instruction).collect();
+        Ok(Some(Case { block, whole: insts.to_vec(), trace, program }))
+    }
+
+    /// Compares all three from `start`.
+    pub fn check(&self, executor: &mut Executor, start: &Snapshot, tally: &mut Tally) -> Result<(), Failure> {
+        if matches!(&self.block[..], [inst] if undefined_result(inst, &start.state)) {
+            tally.undefined_results += 1;
+            return Ok(());
+        }
+        *executor.arena_mut() = start.arena;
+        let mut guest = ArenaGuest { executor, state: start.state };
+        let evaluated = Machine::new(&self.trace).enter(&self.trace, &mut guest, 10_000);
+        let end = Snapshot { state: guest.state, arena: *executor.arena() };
+        let exit = match evaluated {
+            Ok(eval::Outcome::Exit(exit)) => exit,
+            Err(EvalError::Fault { fault: Fault::Unmapped { .. } | Fault::Native { .. }, .. }) => {
+                return self.check_fault(executor, start, tally);
+            }
+            other => return Err(self.mismatch(start, &format!("the evaluation ended with {other:?}"))),
+        };
+        self.check_hardware(executor, start, &end, exit, tally)?;
+        self.check_compiled(executor, start, &end, exit, tally)
+    }
+
+    fn check_fault(&self, executor: &mut Executor, start: &Snapshot, tally: &mut Tally) -> Result<(), Failure> {
+        let (outcome, _) = self.run_hardware(executor, start, self.block.len())?;
+        if let Outcome::Completed { .. } = outcome {
+            return Err(self.mismatch(start, "the evaluator faults, the hardware does not"));
+        }
+        let ending = self.run_compiled(executor, start)?.0;
+        if !matches!(ending, Ending::Fault { .. }) {
+            return Err(self.mismatch(start, &format!("the evaluator faults, compiled code ends with {ending:?}")));
+        }
+        tally.faults += 1;
+        Ok(())
+    }
+
+    fn check_hardware(
+        &self,
+        executor: &mut Executor,
+        start: &Snapshot,
+        end: &Snapshot,
+        exit: Exit,
+        tally: &mut Tally,
+    ) -> Result<(), Failure> {
+        let data = &self.trace.exits[exit];
+        let step = data.step as usize;
+        if step > self.block.len() {
+            return Err(self.mismatch(start, &format!("{exit} counts {step} instructions")));
+        }
+        let index = self.block.iter().position(|inst| inst.ip() == data.pc);
+        let hardware = match index {
+            Some(index) if index != step => self.step_hardware(executor, start, step)?,
+            _ => match self.run_hardware(executor, start, index.unwrap_or(self.block.len()))? {
+                (Outcome::Completed { next_pc }, hardware) => (next_pc, hardware),
+                (Outcome::Fault { signal: libc::SIGSEGV, pc }, _) if self.is_misaligned(pc) => {
+                    tally.misaligned += 1;
+                    return Ok(());
+                }
+                (fault, _) => return Err(self.mismatch(start, &format!("hardware: {fault:x?}, {exit} is taken"))),
+            },
+        };
+        let (next_pc, hardware) = hardware;
+        if next_pc != data.pc {
+            let text = format!("hardware goes to {next_pc:#x}, {exit} to {:#x} after {step}", data.pc);
+            return Err(self.mismatch(start, &text));
+        }
+        if let Some(length) = index.filter(|index| *index == step) {
+            let name = format!("{:?}", self.block[length].mnemonic());
+            let (one_more, _) = self.run_hardware(executor, start, length + 1)?;
+            let faults = matches!(one_more, Outcome::Fault { .. });
+            *tally.early.entry(if faults { name + " that faults" } else { name }).or_default() += 1;
+        }
+        // A branch that was not taken in the recording leaves in the middle of the block.
+        let undefined = match &self.block[..step] {
+            [inst] => undefined_flags(inst, &start.state),
+            prefix => prefix.iter().fold(0, |undefined, inst| maybe_undefined(inst, undefined)),
+        };
+        tally.masked_flags += u64::from(undefined.count_ones());
+        let flags = u64::from(FLAGS_MASK & !undefined);
+        self.compare("hardware", &hardware, "evaluator", end, exit, flags, tally)
+            .map_err(|text| self.mismatch(start, &text))?;
+        tally.compared += 1;
+        if data.get(Slot::FLAGS) == Some(ExitValue::Undefined) {
+            self.check_dead_flags(executor, start, &hardware, data.pc, tally)?;
+        }
+        Ok(())
+    }
+
+    /// An exit to `pc` leaves the flags undefined: the code there must do the same whatever they are.
+    fn check_dead_flags(
+        &self,
+        executor: &mut Executor,
+        start: &Snapshot,
+        at: &Snapshot,
+        pc: u64,
+        tally: &mut Tally,
+    ) -> Result<(), Failure> {
+        let block = executor.load(&self.whole).map_err(Failure::Load)?;
+        let Some(index) = block.iter().position(|inst| inst.ip() == pc) else {
+            return Err(self.mismatch(start, &format!("flags are undefined at an exit to unknown code at {pc:#x}")));
+        };
+        let mut run = |flags: u64| {
+            *executor.arena_mut() = at.arena;
+            let mut state = State { flags: at.state.flags ^ flags, ..at.state };
+            (executor.run_from(pc, &mut state), state, *executor.arena())
+        };
+        let (first, second) = (run(0), run(u64::from(FLAGS_MASK)));
+        let undefined = block[index..].iter().fold(0, |undefined, inst| maybe_undefined(inst, undefined));
+        let flags = (first.1.flags ^ second.1.flags) & !u64::from(undefined);
+        let same = first.0 == second.0 && first.1.gpr == second.1.gpr && first.1.vector == second.1.vector;
+        // A fault before the flags are written shows them to a signal handler only.
+        let faulted = matches!(first.0, Outcome::Fault { .. });
+        if !same || flags != 0 && !faulted || first.2 != second.2 {
+            return Err(self.mismatch(start, &format!("flags are undefined at an exit to {pc:#x}, but not dead there")));
+        }
+        tally.dead_flags += 1;
+        Ok(())
+    }
+
+    fn check_compiled(
+        &self,
+        executor: &mut Executor,
+        start: &Snapshot,
+        end: &Snapshot,
+        exit: Exit,
+        tally: &mut Tally,
+    ) -> Result<(), Failure> {
+        let (ending, compiled) = self.run_compiled(executor, start)?;
+        if ending != Ending::Exit(exit) {
+            return Err(
+                self.mismatch(start, &format!("the evaluator takes {exit}, compiled code ends with {ending:?}"))
+            );
+        }
+        let flags = u64::from(FLAGS_MASK);
+        self.compare("compiled", &compiled, "evaluator", end, exit, flags, tally)
+            .map_err(|text| self.mismatch(start, &text))?;
+        tally.compiled += 1;
+        Ok(())
+    }
+
+    /// Runs the first `length` recorded instructions on the hardware.
+    fn run_hardware(
+        &self,
+        executor: &mut Executor,
+        start: &Snapshot,
+        length: usize,
+    ) -> Result<(Outcome, Snapshot), Failure> {
+        executor.load(&self.block[..length]).map_err(Failure::Load)?;
+        *executor.arena_mut() = start.arena;
+        let mut state = start.state;
+        let outcome = executor.run(&mut state);
+        Ok((outcome, Snapshot { state, arena: *executor.arena() }))
+    }
+
+    /// Executes `steps` of the recorded instructions one by one; also where that leads to the block's start again.
+    fn step_hardware(
+        &self,
+        executor: &mut Executor,
+        start: &Snapshot,
+        steps: usize,
+    ) -> Result<(u64, Snapshot), Failure> {
+        let bytes = executor.encode(&self.block).map_err(Failure::Load)?;
+        let mut at = (executor.block_address(), start.clone());
+        for inst in &self.block[..steps] {
+            match step(executor, &bytes, inst, &at.1).map_err(Failure::Load)? {
+                Some(next) if at.0 == inst.ip() => at = next,
+                _ => return Err(self.mismatch(start, &format!("hardware does not reach {inst} at {:#x}", inst.ip()))),
+            }
+        }
+        Ok(at)
+    }
+
+    fn run_compiled(&self, executor: &mut Executor, start: &Snapshot) -> Result<(Ending, Snapshot), Failure> {
+        self.program.load(executor).map_err(Failure::Compile)?;
+        *executor.arena_mut() = start.arena;
+        let mut state = start.state;
+        let ending = self.program.run(executor, &mut state);
+        Ok((ending, Snapshot { state, arena: *executor.arena() }))
+    }
+
+    /// Whether the instruction at `pc` insists on an aligned operand.
+    fn is_misaligned(&self, pc: u64) -> bool {
+        self.block.iter().any(|inst| inst.ip() == pc && inst.memory_size().size() == 16)
+    }
+
+    /// Compares two ends of the run by `exit`; `flags` are the flags that count.
+    #[expect(clippy::too_many_arguments, reason = "two named sides, and what they have in common")]
+    fn compare(
+        &self,
+        left_name: &str,
+        left: &Snapshot,
+        right_name: &str,
+        right: &Snapshot,
+        exit: Exit,
+        flags: u64,
+        tally: &mut Tally,
+    ) -> Result<(), String> {
+        let mut differences = String::new();
+        for slot in Slot::all() {
+            if self.trace.exits[exit].get(slot) == Some(ExitValue::Undefined) {
+                tally.undefined_slots += 1;
+                continue;
+            }
+            let mask = if slot == Slot::FLAGS { flags } else { u64::MAX };
+            let (l, r) = (slot_of(&left.state, slot) & mask, slot_of(&right.state, slot) & mask);
+            if l != r {
+                differences += &format!("\n  {slot}: {left_name} {l:#x}, {right_name} {r:#x}");
+                if slot == Slot::FLAGS {
+                    differences += &format!(" (differing: {})", flag_names((l ^ r) as u32));
+                }
+            }
+        }
+        for at in (0..ARENA_BYTES).filter(|&at| left.arena[at] != right.arena[at]).take(16) {
+            let (l, r) = (left.arena[at], right.arena[at]);
+            differences += &format!("\n  arena+{at:#x}: {left_name} {l:#x}, {right_name} {r:#x}");
+        }
+        if differences.is_empty() { Ok(()) } else { Err(format!("states differ at {exit}:{differences}")) }
+    }
+
+    fn mismatch(&self, start: &Snapshot, text: &str) -> Failure {
+        let listing: String =
+            self.block.iter().map(|inst| format!("\n  {:#x} {inst}  {:?}", inst.ip(), inst.code())).collect();
+        Failure::Mismatch(format!("{text}\nblock:{listing}\nfrom: {}\ntrace:\n{}", registers(&start.state), self.trace))
+    }
+}
+
+fn instruction(event: &Event) -> Option<Instruction> {
+    match event {
+        Event::Inst { inst, .. } => Some(*inst),
+        Event::Countdown { .. } | Event::Call { .. } | Event::Api { .. } => None,
+    }
+}
+
+/// The registers, for messages.
+fn registers(state: &State) -> String {
+    Slot::all()
+        .map(|slot| (slot, slot_of(state, slot)))
+        .filter(|entry| entry.1 != 0)
+        .map(|(slot, value)| format!("{slot}={value:#x}"))
+        .collect::<Vec<_>>()
+        .join(" ")
+}

@@ -1,0 +1,12 @@
+/*
+ * Included before everything else when Lua is compiled: the environment variable LUA_HASH_SEED may fix the seed of
+ * Lua's string hashes. Where keys collide decides which instructions a table access executes, and so what a trace
+ * looks like; with a fixed seed a test or a measurement can be repeated.
+ */
+#ifndef LUA_FRONT_SEED_H
+#define LUA_FRONT_SEED_H
+
+unsigned int lua_front_seed(const void *state);
+#define luai_makeseed(L) lua_front_seed(L)
+
+#endif

@@ -1,0 +1,237 @@
+//! The driver: one pass over the events of a recording.
+//!
+//! # Invariants
+//! - Before each event the lifter's state is the guest's state at the event's address, and `step` is the number of
+//!   events before it.
+//! - A rule that guards with an exit at its own instruction does so before it changes the state or memory.
+//!
+//! Worked example: for `End::Loop` the entry segment gets only slot reads and a jump; lifting goes on in the header
+//! and, behind each residual call, in the segment that the call resumes. `state.rs` describes how the header gets its
+//! parameters.
+
+use crate::branch::ResidualCall;
+use crate::cover::{Handler, handler};
+use crate::flags::{BORROW_FLAGS, Flags, Kind};
+use crate::liveness::Liveness;
+use crate::recording::{Code, End, Event, Recording};
+use crate::refuse::Refusal;
+use crate::state::SlotState;
+use iced_x86::{Instruction, InstructionInfoFactory};
+use redmagic_ir::{Exit, ExitKind, Segment, Slot, Trace, Type, Value};
+use std::collections::HashMap;
+
+/// A lifted recording.
+#[derive(Clone, Debug)]
+pub struct Lifted {
+    /// The trace.
+    pub trace: Trace,
+    /// Recorded instructions that became native operations.
+    pub natives: u32,
+}
+
+/// What the recorder saw at the current event's memory access; address 0 if it made none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Seen {
+    pub address: u64,
+    pub value: u64,
+}
+
+/// The state of lifting.
+pub(crate) struct Lifter<'a> {
+    pub trace: Trace,
+    pub code: &'a dyn Code,
+    /// The guest address of the first event.
+    pub start: u64,
+    /// Where instructions are appended.
+    pub segment: Segment,
+    /// Where the epoch's slot reads go.
+    pub base: Segment,
+    /// The loop's header, if the recording is a loop.
+    pub header: Option<Segment>,
+    pub slots: [SlotState; Slot::COUNT],
+    pub flags: Flags,
+    /// The epoch's slot reads.
+    pub reads: [Option<Value>; Slot::COUNT],
+    /// The first epoch's slot reads, once it has ended.
+    pub first_reads: [Option<Value>; Slot::COUNT],
+    /// The number of exits that the first epoch has made, once it has ended.
+    pub first_epoch_exits: Option<usize>,
+    /// Slots whose place in the context a native operation of this epoch has overwritten.
+    pub overwritten: [bool; Slot::COUNT],
+    pub constants: HashMap<(Type, i64), Value>,
+    pub shared_exits: HashMap<(u64, u32), Vec<Exit>>,
+    pub liveness: Liveness,
+    pub info: InstructionInfoFactory,
+    /// The number of the current event.
+    pub step: u32,
+    /// The address of the current event.
+    pub pc: u64,
+    pub seen: Seen,
+    pub natives: u32,
+}
+
+/// Lifts a recording to a trace.
+pub fn lift(recording: &Recording, code: &dyn Code) -> Result<Lifted, Refusal> {
+    if recording.events.is_empty() {
+        return Err(Refusal::Empty);
+    }
+    let mut trace = Trace::new(recording.name.clone());
+    trace.regions = recording.regions.clone();
+    let entry = trace.add_segment();
+    trace.entry = Some(entry);
+    let header = (recording.end == End::Loop).then(|| trace.add_segment());
+    let mut lifter = Lifter {
+        trace,
+        code,
+        start: recording.start,
+        segment: header.unwrap_or(entry),
+        base: header.unwrap_or(entry),
+        header,
+        slots: [SlotState::CLEAN; Slot::COUNT],
+        flags: Flags::new(Kind::Context),
+        reads: [None; Slot::COUNT],
+        first_reads: [None; Slot::COUNT],
+        first_epoch_exits: None,
+        overwritten: [false; Slot::COUNT],
+        constants: HashMap::new(),
+        shared_exits: HashMap::new(),
+        liveness: Liveness::default(),
+        info: InstructionInfoFactory::new(),
+        step: 0,
+        pc: recording.start,
+        seen: Seen::default(),
+        natives: 0,
+    };
+    let mut pc = recording.start;
+    for event in &recording.events {
+        pc = lifter.event(event, pc)?;
+        lifter.step += 1;
+    }
+    lifter.pc = pc;
+    match (recording.end, header) {
+        (End::Exit { pc }, _) => lifter.leave(pc, ExitKind::Guest),
+        (End::Anchor { pc, id }, _) => lifter.leave(pc, ExitKind::Anchor(id)),
+        (End::Loop, Some(header)) if pc == recording.start => lifter.close_loop(entry, header),
+        (End::Loop, _) => return Err(Refusal::Inconsistent { pc }),
+    }
+    Ok(Lifted { trace: lifter.trace, natives: lifter.natives })
+}
+
+impl Lifter<'_> {
+    /// Lifts one event that is expected at `pc`; returns the address of the next.
+    fn event(&mut self, event: &Event, pc: u64) -> Result<u64, Refusal> {
+        let (Event::Inst { inst, .. }
+        | Event::Countdown { inst, .. }
+        | Event::Call { inst, .. }
+        | Event::Api { inst, .. }) = event;
+        self.pc = inst.ip();
+        if self.pc != pc {
+            return Err(Refusal::Inconsistent { pc: self.pc });
+        }
+        self.seen = Seen::default();
+        match *event {
+            Event::Inst { ref inst, next, address, value } => {
+                self.seen = Seen { address, value };
+                self.instruction(inst, next)?;
+                Ok(next)
+            }
+            Event::Countdown { next, .. } => {
+                let flags = self.constant(Type::I32, i64::from(BORROW_FLAGS));
+                self.set_flags(Kind::Packed(flags));
+                Ok(next)
+            }
+            Event::Call { ref inst, target, return_address, tail, effect, guard_target, external } => {
+                let call = ResidualCall { target, return_address, tail, effect, guard_target, external };
+                self.residual_call(inst, &call)?;
+                Ok(return_address)
+            }
+            Event::Api { ref inst, return_address, convention, result } => {
+                self.elided_call(inst, return_address, convention, result);
+                Ok(return_address)
+            }
+        }
+    }
+
+    /// Lifts an executed instruction. One arm per rule of the coverage table.
+    fn instruction(&mut self, inst: &Instruction, next: u64) -> Result<(), Refusal> {
+        let rule = handler(inst);
+        match rule {
+            Handler::Call => return self.call_into(inst, next),
+            Handler::Jmp => return self.jump(inst, next),
+            Handler::Jcc(cond) => return self.jump_if(inst, cond, next),
+            Handler::Counted(count) => return self.counted_jump(inst, count, next),
+            Handler::Ret => {
+                self.return_to(inst, next);
+                return Ok(());
+            }
+            Handler::Refused(reason) => return Err(reason),
+            // A repeated string instruction may have been recorded one round at a time.
+            _ if next != inst.next_ip() => return Err(Refusal::Inconsistent { pc: self.pc }),
+            Handler::Native => return self.native(inst),
+            _ => {}
+        }
+        match rule {
+            Handler::Nothing => {}
+            Handler::Mov => self.mov(inst),
+            Handler::Extend { signed } => self.extended_move(inst, signed),
+            Handler::Lea => self.lea(inst),
+            Handler::Alu(op) => self.alu(inst, op),
+            Handler::One(op) => self.one_operand(inst, op),
+            Handler::WidenAccumulator => self.widen_accumulator(inst),
+            Handler::SignAccumulator => self.sign_accumulator(inst),
+            Handler::Set(cond) => self.set_on_condition(inst, cond),
+            Handler::Cmov(cond) => self.move_on_condition(inst, cond),
+            Handler::Xchg => self.exchange(inst),
+            Handler::Bswap => self.swap_bytes(inst),
+            Handler::BitTest(change) => self.bit_test(inst, change),
+            Handler::BitCount(count) => self.bit_count(inst, count),
+            Handler::Flags(change) => self.move_flags(change),
+            Handler::Shift(op) => self.shift(inst, op),
+            Handler::Rotate(op) => self.rotate(inst, op),
+            Handler::Product => self.product(inst),
+            Handler::WideProduct { signed } => self.wide_product(inst, signed),
+            Handler::Divide { signed } => self.divide(inst, signed),
+            Handler::Push => self.push(inst),
+            Handler::Pop => self.pop(inst),
+            Handler::Leave => self.leave_frame(),
+            Handler::Movs => self.move_string(inst),
+            Handler::Stos => self.store_string(inst),
+            Handler::Lods => self.load_string(inst),
+            Handler::Full => self.move_full(inst),
+            Handler::Scalar64 => self.move_scalar(inst, Type::I64),
+            Handler::Scalar32 => self.move_scalar(inst, Type::I32),
+            Handler::Clearing => self.move_clearing(inst),
+            Handler::Lane(lane) => self.move_lane(inst, lane),
+            Handler::HighToLow => self.copy_lane(inst, 1, 0),
+            Handler::LowToHigh => self.copy_lane(inst, 0, 1),
+            Handler::Duplicate => self.duplicate(inst),
+            Handler::SignMask => self.sign_mask(inst),
+            Handler::VectorLogic(op) => self.vector_logic(inst, op),
+            Handler::LaneInt(op) | Handler::PackedFloat(op) => self.each_lane(inst, op),
+            Handler::Unpack64 { high } => self.unpack64(inst, high),
+            Handler::Unpack32 { high } => self.unpack32(inst, high),
+            Handler::Shufpd => self.shuffle64(inst),
+            Handler::Shufps => self.shuffle_two(inst),
+            Handler::Pshufd => self.shuffle_one(inst),
+            Handler::ByteShift { left } => self.byte_shift(inst, left),
+            Handler::LaneShift(op) => self.lane_shift(inst, op),
+            Handler::Float(op) => self.float(inst, op),
+            Handler::Sqrt => self.square_root(inst),
+            Handler::PackedSqrt => self.packed_square_root(inst),
+            Handler::FloatFlags => self.float_flags(inst),
+            Handler::FloatMask => self.float_mask(inst),
+            Handler::PackedFloatMask => self.packed_float_mask(inst),
+            Handler::FromInt => self.int_to_float(inst),
+            Handler::ToInt => self.float_to_int(inst),
+            // Done above.
+            Handler::Call
+            | Handler::Ret
+            | Handler::Jmp
+            | Handler::Jcc(_)
+            | Handler::Counted(_)
+            | Handler::Native
+            | Handler::Refused(_) => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,173 @@
+//! Which passes run, in which order, how often.
+//!
+//! # Invariants
+//! A pipeline is data: a list of names, so that any subset can be run and compared. Passes next to each other of which
+//! each can give the others new work (`params`, `fold`, `forward`) form a group; a group that contains `params` is
+//! repeated until nothing changes, at most [`MAX_ROUNDS`] times, without the runs that could not change anything.
+//!
+//! Worked example: `Pipeline::parse("fold,params,dce")` is the group `fold, params`, repeated, then `dce` once.
+
+use crate::{Stats, dce, flags, fold, params, walk};
+use redmagic_ir::Trace;
+use std::fmt;
+
+/// How often a group is repeated at most.
+const MAX_ROUNDS: u32 = 4;
+
+/// A transformation of a trace.
+pub trait Pass {
+    /// The name in lists of passes.
+    fn name(&self) -> &'static str;
+    /// Transforms `trace` and adds to the counters.
+    fn run(&self, trace: &mut Trace, stats: &mut Stats);
+}
+
+type Run = fn(&mut Trace, &mut Stats);
+
+/// A pass that is a function.
+#[derive(Clone, Copy)]
+struct Entry {
+    name: &'static str,
+    run: Run,
+    /// Whether it gives other passes work and so belongs to a repeated group.
+    repeats: bool,
+}
+
+impl Entry {
+    /// The pass called `name`.
+    fn find(name: &str) -> Option<Entry> {
+        PASSES.into_iter().find(|pass| pass.name == name)
+    }
+}
+
+impl Pass for Entry {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+    fn run(&self, trace: &mut Trace, stats: &mut Stats) {
+        (self.run)(trace, stats);
+    }
+}
+
+/// Every pass.
+const PASSES: [Entry; 5] = [
+    Entry { name: "fold", run: fold::run, repeats: true },
+    Entry { name: "forward", run: walk::run_forward, repeats: true },
+    Entry { name: "params", run: params::run, repeats: true },
+    Entry { name: "flags", run: flags::run, repeats: false },
+    Entry { name: "dce", run: dce::run, repeats: false },
+];
+
+/// The default list. `forward` does all that `fold` does, and finds more where invariant parameters are gone.
+const DEFAULT: [&str; 4] = ["params", "forward", "flags", "dce"];
+
+/// A list of passes.
+#[derive(Clone)]
+pub struct Pipeline {
+    passes: Vec<Entry>,
+}
+
+impl Default for Pipeline {
+    fn default() -> Pipeline {
+        Pipeline { passes: DEFAULT.iter().filter_map(|name| Entry::find(name)).collect() }
+    }
+}
+
+impl Pipeline {
+    /// The passes that `list` names, separated by commas; an empty list is a pipeline that does nothing.
+    pub fn parse(list: &str) -> Result<Pipeline, UnknownPass> {
+        let names = list.split(',').map(str::trim).filter(|name| !name.is_empty());
+        let passes = names
+            .map(|name| Entry::find(name).ok_or_else(|| UnknownPass { name: name.to_string() }))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Pipeline { passes })
+    }
+
+    /// The names that [`Pipeline::parse`] knows.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        PASSES.iter().map(|pass| pass.name)
+    }
+
+    /// The passes, in order.
+    pub fn passes(&self) -> impl Iterator<Item = &dyn Pass> {
+        self.passes.iter().map(|pass| pass as &dyn Pass)
+    }
+
+    /// The passes in groups that are repeated together.
+    fn groups(&self) -> impl Iterator<Item = &[Entry]> {
+        self.passes.chunk_by(|a, b| a.repeats && b.repeats)
+    }
+}
+
+impl fmt::Display for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.passes().map(Pass::name).collect();
+        f.write_str(&names.join(","))
+    }
+}
+
+impl fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pipeline({self})")
+    }
+}
+
+/// A list of passes names one that does not exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownPass {
+    /// The name.
+    pub name: String,
+}
+
+impl fmt::Display for UnknownPass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known: Vec<_> = Pipeline::names().collect();
+        write!(f, "unknown pass '{}' (known: {})", self.name, known.join(", "))
+    }
+}
+
+impl std::error::Error for UnknownPass {}
+
+/// Runs `pipeline` on `trace`. In debug builds the verifier runs after each pass.
+pub fn optimise(trace: &mut Trace, pipeline: &Pipeline) -> Stats {
+    let mut stats = Stats::default();
+    stats.ops_before = trace.len() as u32;
+    for group in pipeline.groups() {
+        run_group(trace, group, &mut stats);
+    }
+    stats.ops_after = trace.len() as u32;
+    stats
+}
+
+/// Runs the passes of a group in turn, each as long as another one has changed something since its last run.
+fn run_group(trace: &mut Trace, group: &[Entry], stats: &mut Stats) {
+    let repeated = group.len() > 1 && group.iter().any(|pass| pass.name == "params");
+    let mut seen = vec![u64::MAX; group.len()];
+    for _ in 0..if repeated { MAX_ROUNDS } else { 1 } {
+        let mut idle = true;
+        for (pass, seen) in group.iter().zip(&mut seen) {
+            if stats.changes() == *seen {
+                continue;
+            }
+            let late = stats.late_facts;
+            pass.run(trace, stats);
+            stats.passes_run += 1;
+            check(trace, pass.name);
+            idle = false;
+            // Facts that were found late are news to the pass that found them as well.
+            *seen = if stats.late_facts == late { stats.changes() } else { u64::MAX };
+        }
+        if idle {
+            break;
+        }
+    }
+}
+
+/// Reports a trace that a pass broke. Only debug builds look.
+fn check(trace: &Trace, pass: &str) {
+    if cfg!(debug_assertions)
+        && let Err(errors) = redmagic_ir::verify(trace)
+    {
+        panic!("pass {pass} broke the trace: {errors:?}"); // invariant: a bug of ours, looked for in debug builds only
+    }
+}

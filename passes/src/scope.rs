@@ -1,0 +1,470 @@
+//! What the walk knows at one point of the trace: replacements, facts, value numbers, constants.
+//!
+//! # Invariants
+//! - A *replacement* is permanent: the value was found equal to another one where it is defined, so every use of it is
+//!   in reach of the other one.
+//! - A *fact* (behind `guard eq v1, 5`, v1 is 5) holds in the code that the guard dominates; facts and value numbers are
+//!   undone when the walk leaves that code.
+//! - All constants live in one pool at the start of the entry segment, so that equal constants are equal values and are
+//!   in reach everywhere.
+//!
+//! Worked example: after `guard v3` with `v3 = ult v1, v2`, v3 resolves to the constant 1, and an `ule v2, v1` that
+//! follows is found in the table as the constant 0.
+
+use crate::rules::{self, Out};
+use crate::{Stats, known};
+use redmagic_ir::{Effect, Format};
+use redmagic_ir::{Entity, Inst, Map, Opcode, Trace, Type, Typing, Value};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// An instruction is rewritten at most this often before it is taken as it is.
+const MAX_STEPS: usize = 16;
+
+/// A hasher for small keys made of integers: fast, and the same on every run.
+#[derive(Default)]
+pub(crate) struct MixHasher(u64);
+
+impl Hasher for MixHasher {
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 29)
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+    fn write_u8(&mut self, word: u8) {
+        self.write_u64(u64::from(word));
+    }
+    fn write_u32(&mut self, word: u32) {
+        self.write_u64(u64::from(word));
+    }
+    fn write_i64(&mut self, word: i64) {
+        self.write_u64(word as u64);
+    }
+    fn write_isize(&mut self, word: isize) {
+        self.write_u64(word as u64);
+    }
+    fn write_usize(&mut self, word: usize) {
+        self.write_u64(word as u64);
+    }
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+/// A hash map that behaves the same on every run.
+pub(crate) type MixMap<K, V> = HashMap<K, V, BuildHasherDefault<MixHasher>>;
+
+enum Undo {
+    Fact(Value),
+    Number(Inst, Option<Value>),
+}
+
+/// See the module's documentation.
+pub(crate) struct Scope<'t> {
+    /// The trace; its arena only grows during a walk.
+    pub trace: &'t mut Trace,
+    /// Counters.
+    pub stats: &'t mut Stats,
+    /// The instructions of the current segment, as far as it is done.
+    pub out: Vec<Value>,
+    /// The constants, in order of first use.
+    pub pool: Vec<Value>,
+    /// Whether nothing in the trace can change the rounding mode: then equal floating-point operations are equal.
+    pub rounding_is_fixed: bool,
+    replaced: Map<Value, Value>,
+    facts: Map<Value, Value>,
+    possible: Map<Value, u64>,
+    numbers: MixMap<Inst, Value>,
+    constants: MixMap<(u8, i64), Value>,
+    undo: Vec<Undo>,
+}
+
+/// What simplifying an instruction led to.
+enum Simplified {
+    Value(Value),
+    Inst(Inst),
+}
+
+impl<'t> Scope<'t> {
+    /// Nothing is known yet.
+    pub(crate) fn new(trace: &'t mut Trace, stats: &'t mut Stats) -> Scope<'t> {
+        let count = trace.insts.len();
+        Scope {
+            out: Vec::new(),
+            pool: Vec::new(),
+            rounding_is_fixed: false,
+            replaced: Map::filled(count, Value::NONE),
+            facts: Map::filled(count, Value::NONE),
+            possible: Map::filled(count, u64::MAX),
+            numbers: MixMap::default(),
+            constants: MixMap::default(),
+            undo: Vec::new(),
+            trace,
+            stats,
+        }
+    }
+
+    /// The permanent replacement of `value`.
+    pub(crate) fn replacement(&self, value: Value) -> Value {
+        let other = self.replaced[value];
+        if other.is_some() { other } else { value }
+    }
+
+    /// The value that stands for `value` at this point.
+    pub(crate) fn resolve(&self, value: Value) -> Value {
+        let mut value = self.replacement(value);
+        while self.facts[value].is_some() {
+            value = self.facts[value];
+        }
+        value
+    }
+
+    /// Makes `value` the same as `other` everywhere.
+    pub(crate) fn replace(&mut self, value: Value, other: Value) {
+        debug_assert!(value != other);
+        self.replaced[value] = other;
+    }
+
+    /// A mark to return to by [`Scope::leave`].
+    pub(crate) fn enter(&mut self) -> usize {
+        self.undo.len()
+    }
+
+    /// Forgets what was learned since `mark`.
+    pub(crate) fn leave(&mut self, mark: usize) {
+        for undo in self.undo.drain(mark..).rev() {
+            match undo {
+                Undo::Fact(value) => self.facts[value] = Value::NONE,
+                Undo::Number(inst, Some(old)) => {
+                    self.numbers.insert(inst, old);
+                }
+                Undo::Number(inst, None) => {
+                    self.numbers.remove(&inst);
+                }
+            }
+        }
+    }
+
+    /// The definition of `value` with its operands as they are known now.
+    pub(crate) fn def(&self, value: Value) -> Inst {
+        let mut inst = self.trace.insts[value];
+        inst.map_operands(|operand| self.resolve(operand));
+        inst
+    }
+
+    /// The definition of `value` if its opcode is `op`.
+    pub(crate) fn def_of(&self, value: Value, op: Opcode) -> Option<Inst> {
+        (self.trace.insts[value].op == op).then(|| self.def(value))
+    }
+
+    /// The constant that `value` is.
+    pub(crate) fn as_const(&self, value: Value) -> Option<i64> {
+        self.trace.as_const(value)
+    }
+
+    /// The bits of `value` that may be set (an upper bound; all for types wider than 64 bits).
+    pub(crate) fn possible(&self, value: Value) -> u64 {
+        self.possible[value] & self.trace.ty(value).mask() as u64
+    }
+
+    /// The constant `imm` of type `ty`.
+    pub(crate) fn constant(&mut self, ty: Type, imm: i64) -> Value {
+        let inst = Inst::constant(ty, imm);
+        let key = (ty as u8, inst.as_const().unwrap_or(imm));
+        if let Some(value) = self.constants.get(&key) {
+            return *value;
+        }
+        let value = self.add(inst);
+        self.pool_constant(value);
+        value
+    }
+
+    /// Moves the constant `value` of the trace into the pool, or replaces it by an equal one there.
+    pub(crate) fn intern(&mut self, value: Value) {
+        let inst = self.trace.insts[value];
+        match self.constants.get(&(inst.ty as u8, inst.as_const().unwrap_or(0))) {
+            Some(&known) if known != value => self.replace(value, known),
+            Some(_) => {}
+            None => self.pool_constant(value),
+        }
+    }
+
+    fn pool_constant(&mut self, value: Value) {
+        let inst = self.trace.insts[value];
+        let imm = inst.as_const().unwrap_or(0);
+        self.possible[value] = imm as u64;
+        self.constants.insert((inst.ty as u8, imm), value);
+        self.pool.push(value);
+    }
+
+    /// Adds an instruction to the arena only.
+    pub(crate) fn add(&mut self, inst: Inst) -> Value {
+        self.replaced.push(Value::NONE);
+        self.facts.push(Value::NONE);
+        self.possible.push(u64::MAX);
+        self.trace.add_inst(inst)
+    }
+
+    /// The value of the pure instruction `inst`: a known one, or that of a new instruction placed here.
+    pub(crate) fn emit(&mut self, inst: Inst) -> Value {
+        match self.simplify(inst) {
+            Simplified::Value(value) => value,
+            Simplified::Inst(inst) => match self.numbers.get(&inst) {
+                Some(value) => self.resolve(*value),
+                None => {
+                    let value = self.add(inst);
+                    self.place(value, inst);
+                    value
+                }
+            },
+        }
+    }
+
+    /// Emits a binary operation.
+    pub(crate) fn binary(&mut self, op: Opcode, ty: Type, a: Value, b: Value) -> Value {
+        self.emit(Inst::binary(op, ty, a, b))
+    }
+
+    /// Emits a comparison.
+    pub(crate) fn compare(&mut self, op: Opcode, a: Value, b: Value) -> Value {
+        self.emit(Inst::binary(op, Type::I1, a, b))
+    }
+
+    /// The opposite of the truth value `value`.
+    pub(crate) fn invert(&mut self, value: Value) -> Value {
+        let one = self.constant(Type::I1, 1);
+        self.emit(Inst::binary(Opcode::Xor, Type::I1, value, one))
+    }
+
+    /// A value that is known already and is the opposite of comparison `value`, if `value` is newer.
+    pub(crate) fn known_opposite(&self, value: Value) -> Option<Value> {
+        let inst = self.def(value);
+        let [a, b, _] = inst.args;
+        let (op, a, b) = opposite(inst.op, a, b)?;
+        let mut opposite = Inst::binary(op, Type::I1, a, b);
+        normalise(self.trace, &mut opposite);
+        let known = self.resolve(*self.numbers.get(&opposite)?);
+        (self.as_const(known).is_some() || known < value).then_some(known)
+    }
+
+    /// Treats the pure instruction `value` of the trace, whose operands are resolved in `inst`: replaces it by a known
+    /// value, or places it here in its simplest form.
+    pub(crate) fn visit_pure(&mut self, value: Value, inst: Inst) {
+        match self.simplify(inst) {
+            Simplified::Value(other) => self.replace(value, other),
+            Simplified::Inst(inst) => match self.numbers.get(&inst).copied() {
+                Some(other) if other != value => {
+                    self.stats.merged += 1;
+                    let other = self.resolve(other);
+                    self.replace(value, other);
+                }
+                Some(_) | None => {
+                    self.trace.insts[value] = inst;
+                    self.place(value, inst);
+                }
+            },
+        }
+    }
+
+    fn place(&mut self, value: Value, inst: Inst) {
+        self.possible[value] = known::possible(self, &inst);
+        self.set_number(inst, value);
+        self.out.push(value);
+    }
+
+    fn set_number(&mut self, inst: Inst, value: Value) {
+        if depends_on_mxcsr(inst.op) && !self.rounding_is_fixed {
+            return;
+        }
+        let old = self.numbers.insert(inst, value);
+        self.undo.push(Undo::Number(inst, old));
+    }
+
+    fn simplify(&mut self, mut inst: Inst) -> Simplified {
+        for _ in 0..MAX_STEPS {
+            if let Some(constant) = self.fold(&inst) {
+                self.stats.folded += 1;
+                return Simplified::Value(constant);
+            }
+            normalise(self.trace, &mut inst);
+            match rules::apply(self, &inst) {
+                Some(Out::Value(value)) => return Simplified::Value(value),
+                Some(Out::Inst(simpler)) => inst = simpler,
+                None => break,
+            }
+        }
+        Simplified::Inst(inst)
+    }
+
+    /// The result of an operation on constants.
+    ///
+    /// Floating-point arithmetic stays: its result depends on MXCSR, and it sets flags there.
+    fn fold(&mut self, inst: &Inst) -> Option<Value> {
+        if depends_on_mxcsr(inst.op) || matches!(inst.op.format(), Format::Slot | Format::NativeOut) {
+            return None;
+        }
+        let mut args = [0u128; 3];
+        let mut operand_type = Type::Void;
+        for (at, operand) in inst.operands().enumerate() {
+            let imm = self.as_const(operand)?;
+            let ty = self.trace.ty(operand);
+            args[at] = imm as i128 as u128 & ty.mask();
+            // The type that decides: that of the first operand, but a select's first one is its condition.
+            if at == usize::from(inst.op == Opcode::Select) {
+                operand_type = ty;
+            }
+        }
+        let result = redmagic_ir::scalar::eval_pure(inst.op, inst.ty, operand_type, args, inst.condition())?;
+        let imm = result as i64;
+        let fits = inst.ty.bits() <= 64 || imm as i128 as u128 & inst.ty.mask() == result;
+        fits.then(|| self.constant(inst.ty, imm))
+    }
+
+    /// Notes that the truth value `value` is `truth` from here on, with what follows from it.
+    pub(crate) fn assume(&mut self, value: Value, truth: bool) {
+        let value = self.resolve(value);
+        if self.as_const(value).is_some() {
+            return;
+        }
+        let inst = self.def(value);
+        let constant = self.constant(Type::I1, i64::from(truth));
+        self.set_fact(value, constant);
+        let [a, b, _] = inst.args;
+        match (inst.op, truth) {
+            (Opcode::Eq, true) | (Opcode::Ne, false) => {
+                self.imply(&[(Opcode::Eq, a, b, true), (Opcode::Ne, a, b, false)]);
+                self.equate(a, b);
+            }
+            (Opcode::Eq, false) => self.imply(&[(Opcode::Ne, a, b, true)]),
+            (Opcode::Ne, true) => self.imply(&[(Opcode::Eq, a, b, false)]),
+            (Opcode::Ult, true) | (Opcode::Slt, true) => self.imply_less(inst.op, a, b),
+            (Opcode::Ule, false) => self.imply_less(Opcode::Ult, b, a),
+            (Opcode::Sle, false) => self.imply_less(Opcode::Slt, b, a),
+            (Opcode::Ult, false) => self.imply(&[(Opcode::Ule, b, a, true)]),
+            (Opcode::Slt, false) => self.imply(&[(Opcode::Sle, b, a, true)]),
+            (Opcode::Ule, true) => self.imply(&[(Opcode::Ult, b, a, false)]),
+            (Opcode::Sle, true) => self.imply(&[(Opcode::Slt, b, a, false)]),
+            (Opcode::And, true) | (Opcode::Or, false) => {
+                self.assume(a, truth);
+                self.assume(b, truth);
+            }
+            (Opcode::Xor, _) if self.as_const(b) == Some(1) => self.assume(a, !truth),
+            (Opcode::Not, _) => self.assume(a, !truth),
+            _ => {}
+        }
+    }
+
+    /// `a` is less than `b` by comparison `less`.
+    fn imply_less(&mut self, less: Opcode, a: Value, b: Value) {
+        let or_equal = if less == Opcode::Ult { Opcode::Ule } else { Opcode::Sle };
+        self.imply(&[
+            (less, a, b, true),
+            (less, b, a, false),
+            (or_equal, a, b, true),
+            (or_equal, b, a, false),
+            (Opcode::Eq, a, b, false),
+            (Opcode::Ne, a, b, true),
+        ]);
+    }
+
+    /// Enters comparisons whose results are known, and notes the results of those that were computed before.
+    fn imply(&mut self, facts: &[(Opcode, Value, Value, bool)]) {
+        for &(op, a, b, truth) in facts {
+            let mut inst = Inst::binary(op, Type::I1, a, b);
+            normalise(self.trace, &mut inst);
+            let constant = self.constant(Type::I1, i64::from(truth));
+            if let Some(&known) = self.numbers.get(&inst) {
+                let known = self.resolve(known);
+                if self.as_const(known).is_none() {
+                    self.set_fact(known, constant);
+                }
+            }
+            self.set_number(inst, constant);
+        }
+    }
+
+    /// Notes that `a` and `b` are equal from here on.
+    pub(crate) fn equate(&mut self, a: Value, b: Value) {
+        let (a, b) = (self.resolve(a), self.resolve(b));
+        let is_load = |value: Value| self.trace.insts[value].op == Opcode::Load;
+        match (self.as_const(a), self.as_const(b)) {
+            (None, Some(imm)) => self.equate_const(a, b, imm),
+            (Some(imm), None) => self.equate_const(b, a, imm),
+            (None, None) if a != b && is_load(a) => self.set_fact(a, b),
+            (None, None) if a != b && is_load(b) => self.set_fact(b, a),
+            _ => {}
+        }
+    }
+
+    /// Notes that `value` is `constant`, and solves extensions and sums for their operands.
+    fn equate_const(&mut self, value: Value, constant: Value, imm: i64) {
+        self.set_fact(value, constant);
+        let inst = self.def(value);
+        match inst.op {
+            Opcode::Zext | Opcode::Sext => {
+                let inner = self.constant(self.trace.ty(inst.args[0]), imm);
+                self.equate(inst.args[0], inner);
+            }
+            Opcode::Add => {
+                if let Some(addend) = self.as_const(inst.args[1]) {
+                    let inner = self.constant(inst.ty, imm.wrapping_sub(addend));
+                    self.equate(inst.args[0], inner);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn set_fact(&mut self, value: Value, other: Value) {
+        if value != other && !self.facts[value].is_some() {
+            self.facts[value] = other;
+            self.undo.push(Undo::Fact(value));
+        }
+    }
+
+    /// Notes for the whole trace that the entry value `value` is `constant` (a guard at the entry's start checks it).
+    pub(crate) fn set_global_fact(&mut self, value: Value, constant: Value) {
+        debug_assert!(!self.facts[value].is_some());
+        self.facts[value] = constant;
+        self.stats.late_facts += 1;
+    }
+}
+
+/// Whether the result depends on the rounding mode, or the operation leaves traces in the status flags.
+fn depends_on_mxcsr(op: Opcode) -> bool {
+    matches!(
+        op.format(),
+        Format::Unary(Typing::F64 | Typing::F64FromInt | Typing::F64ToInt) | Format::Binary(Typing::F64)
+    )
+}
+
+/// The comparison that is 1 exactly if comparison `op a, b` is 0.
+pub(crate) fn opposite(op: Opcode, a: Value, b: Value) -> Option<(Opcode, Value, Value)> {
+    Some(match op {
+        Opcode::Eq => (Opcode::Ne, a, b),
+        Opcode::Ne => (Opcode::Eq, a, b),
+        Opcode::Ult => (Opcode::Ule, b, a),
+        Opcode::Ule => (Opcode::Ult, b, a),
+        Opcode::Slt => (Opcode::Sle, b, a),
+        Opcode::Sle => (Opcode::Slt, b, a),
+        _ => return None,
+    })
+}
+
+/// Brings operands of commutative operations into a fixed order: constants last, else by number.
+fn normalise(trace: &Trace, inst: &mut Inst) {
+    if !inst.op.is_commutative() {
+        return;
+    }
+    let key = |value: Value| (trace.as_const(value).is_some(), value.index());
+    if key(inst.args[0]) > key(inst.args[1]) {
+        inst.args.swap(0, 1);
+    }
+}
+
+/// Whether the walk may number the instruction: it is pure or partial and computed from its operands alone.
+pub(crate) fn is_numbered(op: Opcode) -> bool {
+    matches!(op.effect(), Effect::Pure | Effect::Partial)
+        && !matches!(op.format(), Format::Param | Format::Const | Format::Slot | Format::NativeOut)
+}

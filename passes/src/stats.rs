@@ -1,0 +1,127 @@
+//! What an optimiser run did, in numbers.
+//!
+//! Worked example: `stats.guards_removed` counts guards that were proved to hold, and `stats.rule_hits()` yields each
+//! identity that was applied with the number of times.
+
+use crate::rules;
+use std::fmt;
+
+/// Counters of one run of the optimiser (or of several, summed).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Instructions that the trace had before the first pass.
+    pub ops_before: u32,
+    /// Instructions that it has after the last one.
+    pub ops_after: u32,
+    /// Passes that were run.
+    pub passes_run: u32,
+    /// Operations computed at compile time.
+    pub folded: u32,
+    /// Operations that had been computed before.
+    pub merged: u32,
+    /// Guards that were proved to hold.
+    pub guards_removed: u32,
+    /// Guards that were proved to fail, which end their segment.
+    pub guards_failing: u32,
+    /// Loads that got their value from an earlier load or store.
+    pub loads_forwarded: u32,
+    /// Loads from immutable memory that became constants.
+    pub loads_folded: u32,
+    /// Stores of what memory held already.
+    pub stores_removed: u32,
+    /// Addresses that a guard made constant.
+    pub promotions: u32,
+    /// Loads from declared memory at an unknown address for which no place for a guard was known.
+    pub promotions_refused: u32,
+    /// Guards of promoted addresses that were moved in front of their loop.
+    pub promotions_hoisted: u32,
+    /// Parameters that were removed.
+    pub params_removed: u32,
+    /// Values that became recipes of exits.
+    pub sunk: u32,
+    /// Slots that exits need not list because they are unchanged.
+    pub unchanged: u32,
+    /// Instructions without a use that were removed.
+    pub dead: u32,
+    /// Facts about the entry that a walk learned after it had passed code to which they apply.
+    pub(crate) late_facts: u32,
+    /// Applications of each identity, by its place in the rule table.
+    rules: Vec<u32>,
+}
+
+impl Stats {
+    /// Counts an application of the identity at place `index` of the table.
+    pub(crate) fn count_rule(&mut self, index: usize) {
+        if self.rules.len() <= index {
+            self.rules.resize(rules::all_rules().len(), 0);
+        }
+        self.rules[index] += 1;
+    }
+
+    /// A number that grows whenever a pass changes the trace.
+    pub(crate) fn changes(&self) -> u64 {
+        [
+            self.folded,
+            self.merged,
+            self.guards_removed,
+            self.guards_failing,
+            self.loads_forwarded,
+            self.loads_folded,
+            self.stores_removed,
+            self.promotions,
+            self.promotions_hoisted,
+            self.params_removed,
+            self.sunk,
+            self.dead,
+        ]
+        .iter()
+        .chain(&self.rules)
+        .map(|count| u64::from(*count))
+        .sum()
+    }
+
+    /// The identities that were applied, with the number of applications, in table order.
+    pub fn rule_hits(&self) -> impl Iterator<Item = (&'static str, u32)> + '_ {
+        rules::all_rules()
+            .iter()
+            .zip(&self.rules)
+            .filter(|(_, count)| **count > 0)
+            .map(|(rule, count)| (rule.name, *count))
+    }
+
+    /// How often the identity called `name` was applied.
+    pub fn rule(&self, name: &str) -> u32 {
+        self.rule_hits().find(|hit| hit.0 == name).map_or(0, |hit| hit.1)
+    }
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ops {} -> {}", self.ops_before, self.ops_after)?;
+        for (name, count) in [
+            ("passes", self.passes_run),
+            ("folded", self.folded),
+            ("merged", self.merged),
+            ("guards removed", self.guards_removed),
+            ("guards failing", self.guards_failing),
+            ("loads forwarded", self.loads_forwarded),
+            ("loads folded", self.loads_folded),
+            ("stores removed", self.stores_removed),
+            ("promotions", self.promotions),
+            ("promotions refused", self.promotions_refused),
+            ("promotions hoisted", self.promotions_hoisted),
+            ("params removed", self.params_removed),
+            ("sunk", self.sunk),
+            ("unchanged slots", self.unchanged),
+            ("dead", self.dead),
+        ] {
+            if count > 0 {
+                write!(f, ", {name} {count}")?;
+            }
+        }
+        for (name, count) in self.rule_hits() {
+            write!(f, ", {name} {count}")?;
+        }
+        Ok(())
+    }
+}

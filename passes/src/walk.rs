@@ -1,0 +1,469 @@
+//! The forward walk that `fold` and `forward` are made of.
+//!
+//! It visits segments in preorder of the dominator tree and emits each segment's instructions anew: every instruction
+//! is first rewritten with what is known by then, and what it becomes is known to those behind it. So one walk sees
+//! through a load that forwards to a constant, the address computed from it, and the load at that address.
+//!
+//! # Invariants
+//! - Values keep their numbers unless they are replaced; new ones are appended to the arena.
+//! - An exit that several places share is rewritten with permanent replacements only, since facts differ between them.
+//! - What is known about memory at the start of a segment is what its only predecessor left; nothing at joins, at loop
+//!   headers and behind residual calls.
+//!
+//! Worked example: see the crate's documentation.
+
+use crate::Stats;
+use crate::frames::Frames;
+use crate::graph::{self, Graph};
+use crate::memory::{Base, Domain, Known, Memory, Place};
+use crate::regions::Regions;
+use crate::scope::{self, Scope};
+use redmagic_ir::{
+    Address, CallEffect, Class, Effect, Exit, ExitData, ExitValue, Inst, Map, Opcode, Segment, Slot, Target,
+    Terminator, Trace, Type, Value,
+};
+
+/// One walk over a trace.
+pub(crate) struct Walk<'t> {
+    /// What is known besides memory.
+    pub scope: Scope<'t>,
+    /// Immutable memory.
+    pub regions: Regions,
+    /// Comparisons and guards for the start of the entry segment.
+    pub entry_guards: Vec<Value>,
+    /// The exit of these guards.
+    pub start_exit: Exit,
+    graph: Graph,
+    frames: Option<Frames>,
+    memory: Memory,
+    /// What is known of memory at the end of segments whose successors need it.
+    saved: Map<Segment, Option<Memory>>,
+    /// How many places use each exit.
+    exit_uses: Map<Exit, u32>,
+    /// Slot reads of the entry segment.
+    entry_slots: Map<Value, bool>,
+    /// Addresses that are compared for equality, as the target of a dispatch is.
+    compared: Map<Value, bool>,
+    /// Values that these are computed from.
+    demanded: Map<Value, bool>,
+}
+
+enum Step {
+    Enter(Segment),
+    Leave(usize),
+}
+
+/// Runs the pass `forward`.
+pub(crate) fn run_forward(trace: &mut Trace, stats: &mut Stats) {
+    run(trace, stats, true);
+}
+
+/// Walks over `trace`, with memory forwarding if `forward`.
+pub(crate) fn run(trace: &mut Trace, stats: &mut Stats, forward: bool) {
+    graph::remove_unreachable(trace);
+    let graph = Graph::new(trace);
+    let entry = trace.entry();
+    let frames = forward.then(|| Frames::new(trace));
+    let mut walk = Walk {
+        regions: Regions::new(trace),
+        entry_guards: Vec::new(),
+        start_exit: Exit::NONE,
+        frames,
+        memory: Memory::default(),
+        saved: Map::filled(trace.segments.len(), None),
+        exit_uses: count_exit_uses(trace),
+        entry_slots: Map::filled(trace.insts.len(), false),
+        compared: Map::filled(trace.insts.len(), false),
+        demanded: Map::filled(trace.insts.len(), false),
+        graph,
+        scope: Scope::new(trace, stats),
+    };
+    walk.scan();
+    let mut steps = vec![Step::Enter(entry)];
+    while let Some(step) = steps.pop() {
+        match step {
+            Step::Enter(segment) => {
+                steps.push(Step::Leave(walk.scope.enter()));
+                if walk.segment(segment) {
+                    steps.extend(walk.graph.children[segment].iter().rev().map(|child| Step::Enter(*child)));
+                }
+            }
+            Step::Leave(mark) => walk.scope.leave(mark),
+        }
+    }
+    walk.finish(entry);
+    graph::remove_unreachable(trace);
+}
+
+fn count_exit_uses(trace: &Trace) -> Map<Exit, u32> {
+    let mut uses = Map::filled(trace.exits.len(), 0);
+    for segment in trace.segments.values() {
+        let guards = segment.insts.iter().filter_map(|value| trace.insts[*value].exit());
+        for exit in guards.chain(segment.terminator.exit()) {
+            uses[exit] += 1;
+        }
+    }
+    for (_, exit) in trace.resume_exits() {
+        uses[exit] += 1;
+    }
+    uses
+}
+
+impl Walk<'_> {
+    /// Finds the entry's slot reads, the values that a dispatch depends on, and whether rounding may change.
+    fn scan(&mut self) {
+        let trace = &*self.scope.trace;
+        let mut rounding_is_fixed = true;
+        for segment in self.graph.order.iter().rev() {
+            let data = &trace.segments[*segment];
+            rounding_is_fixed &= !matches!(data.terminator, Terminator::Call(_));
+            for &value in data.insts.iter().rev() {
+                let inst = &trace.insts[value];
+                match inst.op {
+                    Opcode::Slot => self.entry_slots[value] = Some(*segment) == trace.entry,
+                    Opcode::Native => rounding_is_fixed = false,
+                    Opcode::Eq | Opcode::Ne if trace.ty(inst.args[0]) == Type::I64 => {
+                        inst.operands().for_each(|operand| self.compared[operand] = true);
+                    }
+                    _ => {}
+                }
+                if self.demanded[value] || self.compared[value] && inst.op == Opcode::Load {
+                    self.demanded[value] = true;
+                    inst.operands().for_each(|operand| self.demanded[operand] = true);
+                }
+            }
+        }
+        self.scope.rounding_is_fixed = rounding_is_fixed;
+    }
+
+    /// Whether `value` was read from a slot at entry and is not the stack pointer or a segment base.
+    pub(crate) fn is_entry_slot(&self, value: Value) -> bool {
+        let slot = self.scope.trace.insts[value].slot();
+        self.entry_slots.get(value) == Some(&true)
+            && slot.is_some_and(|slot| slot != Slot::RSP && slot != Slot::FS && slot != Slot::GS)
+    }
+
+    /// Whether `value` is an address that is compared for equality, as the target of a dispatch is.
+    pub(crate) fn is_compared(&self, value: Value) -> bool {
+        self.compared.get(value) == Some(&true)
+    }
+
+    /// Whether the target of a dispatch is computed from `value`.
+    pub(crate) fn is_demanded(&self, value: Value) -> bool {
+        self.demanded.get(value) == Some(&true)
+    }
+
+    /// Treats a segment; whether control gets to its end.
+    fn segment(&mut self, segment: Segment) -> bool {
+        self.memory = match self.graph.only_pred(segment).filter(|pred| self.saved[*pred].is_some()) {
+            // Successors after the first need a copy.
+            Some(pred) if self.graph.children[pred].len() > 1 => self.saved[pred].clone().unwrap_or_default(),
+            Some(pred) => self.saved[pred].take().unwrap_or_default(),
+            None => Memory::default(),
+        };
+        self.enter_case(segment);
+        let insts = std::mem::take(&mut self.scope.trace.segments[segment].insts);
+        let mut failing = None;
+        for value in insts {
+            failing = self.visit(value);
+            if failing.is_some() {
+                break;
+            }
+        }
+        match failing {
+            Some(exit) => {
+                self.update_exit(exit);
+                self.scope.trace.segments[segment].terminator = Terminator::Leave(exit);
+            }
+            None => self.terminator(segment),
+        }
+        self.scope.trace.segments[segment].insts = std::mem::take(&mut self.scope.out);
+        failing.is_none()
+    }
+
+    /// In the target of one case of a switch, the tested value is known.
+    fn enter_case(&mut self, segment: Segment) {
+        let Some(pred) = self.graph.only_pred(segment) else { return };
+        let Terminator::Switch { value, cases, default } = &self.scope.trace.segments[pred].terminator else { return };
+        let value = *value;
+        let ty = self.scope.trace.ty(value);
+        let number = match cases.iter().find(|case| case.1.segment == segment) {
+            Some(case) => case.0,
+            // The default of a truth value with one case is the other one.
+            None if ty == Type::I1 && cases.len() == 1 && default.segment == segment => 1 - (cases[0].0 & 1),
+            None => return,
+        };
+        if ty == Type::I1 {
+            self.scope.assume(value, number == 1);
+        } else {
+            let constant = self.scope.constant(ty, number as i64);
+            self.scope.equate(value, constant);
+        }
+    }
+
+    /// Treats one instruction; the exit, if it is a guard that always fails.
+    fn visit(&mut self, value: Value) -> Option<Exit> {
+        let mut inst = self.scope.trace.insts[value];
+        if scope::is_numbered(inst.op) {
+            inst.map_operands(|operand| self.scope.resolve(operand));
+            self.scope.visit_pure(value, inst);
+            return None;
+        }
+        match inst.op {
+            Opcode::Const => self.scope.intern(value),
+            Opcode::Load => self.load(value, inst),
+            Opcode::Store => self.store(value, inst),
+            Opcode::Guard | Opcode::GuardNot => return self.guard(value, &inst),
+            Opcode::Native => {
+                self.native(&inst);
+                self.scope.out.push(value);
+            }
+            _ => {
+                debug_assert!(matches!(inst.op.effect(), Effect::Pure));
+                self.scope.out.push(value);
+            }
+        }
+        None
+    }
+
+    fn native(&mut self, inst: &Inst) {
+        let Some(native) = inst.native_op() else { return };
+        let mut inputs = std::mem::take(&mut self.scope.trace.natives[native].inputs);
+        for (slot, input) in &mut inputs {
+            // An input that is the slot's own read leaves the context as it is; a constant known to be equal would not.
+            let own = self.scope.trace.insts[*input];
+            *input = if own.op == Opcode::Slot && own.slot() == Some(*slot) {
+                self.scope.replacement(*input)
+            } else {
+                self.scope.resolve(*input)
+            };
+        }
+        let op = &mut self.scope.trace.natives[native];
+        op.inputs = inputs;
+        if op.memory {
+            self.memory.clear();
+        }
+    }
+
+    fn guard(&mut self, value: Value, inst: &Inst) -> Option<Exit> {
+        let exit = inst.exit()?;
+        let mut expected = inst.op == Opcode::Guard;
+        let mut test = self.scope.resolve(inst.args[0]);
+        while let Some(xor) = self.scope.def_of(test, Opcode::Xor)
+            && self.scope.as_const(xor.args[1]) == Some(1)
+        {
+            expected = !expected;
+            test = xor.args[0];
+        }
+        if let Some(opposite) = self.scope.known_opposite(test) {
+            expected = !expected;
+            test = opposite;
+        }
+        if let Some(imm) = self.scope.as_const(test) {
+            if (imm == 1) == expected {
+                self.scope.stats.guards_removed += 1;
+                return None;
+            }
+            self.scope.stats.guards_failing += 1;
+            return Some(exit);
+        }
+        self.scope.trace.insts[value] = Inst::guard(expected, test, exit);
+        self.update_exit(exit);
+        self.scope.out.push(value);
+        self.scope.assume(test, expected);
+        None
+    }
+
+    fn load(&mut self, value: Value, mut inst: Inst) {
+        let Some(address) = inst.address() else { return };
+        let mut address = self.normalise(address);
+        if self.fold_load(value, &address) {
+            return;
+        }
+        if let Some(exit) = self.scope.trace.resume_exit(value) {
+            self.update_exit(exit);
+        }
+        if self.promote(value, &address) {
+            address = self.normalise(address);
+            if self.fold_load(value, &address) {
+                return;
+            }
+        }
+        inst.set_address(address);
+        if self.absolute(&address).and_then(|address| self.regions.kind(address, inst.ty.bytes())).is_some() {
+            inst.class = Class::Immutable;
+            self.scope.visit_pure(value, inst);
+            return;
+        }
+        if self.frames.is_some() {
+            let place = self.place(&address, inst.ty);
+            if let Some(known) = self.memory.load(&place, inst.ty)
+                && let Some(other) = self.extract(known, inst.ty)
+            {
+                self.scope.replace(value, other);
+                self.scope.stats.loads_forwarded += 1;
+                return;
+            }
+            self.memory.loaded(&place, inst.ty, value);
+            if place.domain == Domain::Frame {
+                inst.class = Class::Frame;
+            }
+        }
+        self.scope.trace.insts[value] = inst;
+        self.scope.out.push(value);
+    }
+
+    /// The value of type `ty` that is described by `known`.
+    fn extract(&mut self, known: Known, ty: Type) -> Option<Value> {
+        let scope = &mut self.scope;
+        Some(match known {
+            Known::Same(value) => scope.resolve(value),
+            Known::Part(value, shift) => {
+                let value = scope.resolve(value);
+                let from = scope.trace.ty(value);
+                let count = scope.constant(Type::I8, i64::from(shift));
+                let shifted = scope.binary(Opcode::Lshr, from, value, count);
+                scope.emit(Inst::unary(Opcode::Trunc, ty, shifted))
+            }
+            Known::Half(value, high) => {
+                let op = if high { Opcode::High } else { Opcode::Low };
+                let value = scope.resolve(value);
+                scope.emit(Inst::unary(op, Type::I64, value))
+            }
+            Known::Halves(low, high) => {
+                let (low, high) = (scope.resolve(low), scope.resolve(high));
+                scope.binary(Opcode::Join, ty, low, high)
+            }
+        })
+    }
+
+    fn store(&mut self, value: Value, mut inst: Inst) {
+        let Some(address) = inst.address() else { return };
+        let address = self.normalise(address);
+        inst.set_address(address);
+        inst.args[2] = self.scope.resolve(inst.args[2]);
+        if self.frames.is_some() {
+            let place = self.place(&address, inst.ty);
+            if let Some(Known::Same(known)) = self.memory.load(&place, inst.ty)
+                && self.scope.resolve(known) == inst.args[2]
+            {
+                self.scope.stats.stores_removed += 1;
+                return;
+            }
+            self.memory.stored(&place, inst.ty, inst.args[2]);
+            if place.domain == Domain::Frame {
+                inst.class = Class::Frame;
+            }
+        }
+        self.scope.trace.insts[value] = inst;
+        self.scope.out.push(value);
+    }
+
+    /// The place of an access with an address in normal form.
+    fn place(&mut self, address: &Address, ty: Type) -> Place {
+        let bytes = i64::from(ty.bytes());
+        let Address { root, index, scale, offset } = *address;
+        if let Some(absolute) = self.absolute(address) {
+            let base = Base { root: Value::NONE, index: Value::NONE, scale: 1 };
+            return Place { base, offset: absolute as i64, bytes, domain: Domain::Other };
+        }
+        let offset = i64::from(offset);
+        let domain = match &mut self.frames {
+            Some(frames) => frames.domain(self.scope.trace, root, index, offset, bytes),
+            None => Domain::Other,
+        };
+        Place { base: Base { root, index, scale: if index.is_some() { scale } else { 1 } }, offset, bytes, domain }
+    }
+
+    fn terminator(&mut self, segment: Segment) {
+        let empty = Terminator::Leave(Exit::NONE);
+        let mut terminator = std::mem::replace(&mut self.scope.trace.segments[segment].terminator, empty);
+        terminator.map_values(|value| self.scope.resolve(value));
+        if let Some(exit) = terminator.exit() {
+            self.update_exit(exit);
+        }
+        if let Terminator::Call(call) = &terminator {
+            match call.effect {
+                CallEffect::Any => self.memory.clear(),
+                // The callee's own frame overwrites what lies below the stack pointer.
+                CallEffect::None => {
+                    self.memory.forget(Domain::Frame);
+                    self.memory.forget(Domain::Unclear);
+                }
+            }
+        }
+        if let Some(target) = self.decided(&terminator) {
+            self.scope.stats.guards_removed += 1;
+            terminator = Terminator::Jump(target);
+        }
+        let continues = terminator.successors().iter().any(|next| self.graph.only_pred(*next).is_some());
+        if continues && self.frames.is_some() {
+            self.saved[segment] = Some(std::mem::take(&mut self.memory));
+        }
+        self.scope.trace.segments[segment].terminator = terminator;
+    }
+
+    /// Where a switch on a constant goes.
+    fn decided(&self, terminator: &Terminator) -> Option<Target> {
+        let Terminator::Switch { value, cases, default } = terminator else { return None };
+        let imm = self.scope.as_const(*value)?;
+        let number = imm as u64 & self.scope.trace.ty(*value).mask() as u64;
+        Some(cases.iter().find(|case| case.0 == number).map_or(default, |case| &case.1).clone())
+    }
+
+    /// Rewrites an exit with what is known here, if this is its only place.
+    pub(crate) fn update_exit(&mut self, exit: Exit) {
+        if self.exit_uses.get(exit) == Some(&1) {
+            let mut data = std::mem::replace(&mut self.scope.trace.exits[exit], ExitData::new(0, 0));
+            map_exit(self.scope.trace, &mut data, |value| self.scope.resolve(value));
+            self.scope.trace.exits[exit] = data;
+        }
+    }
+
+    /// Completes shared exits and the entry segment.
+    fn finish(&mut self, entry: Segment) {
+        let shared: Vec<Exit> = self.exit_uses.iter().filter(|uses| *uses.1 > 1).map(|uses| uses.0).collect();
+        for exit in shared {
+            let mut data = std::mem::replace(&mut self.scope.trace.exits[exit], ExitData::new(0, 0));
+            map_exit(self.scope.trace, &mut data, |value| self.scope.replacement(value));
+            self.scope.trace.exits[exit] = data;
+        }
+        let stale: Vec<Value> = self.scope.trace.resume_exits().map(|entry| entry.0).collect();
+        for load in stale {
+            if self.scope.replacement(load) != load {
+                self.scope.trace.set_resume_exit(load, None);
+            }
+        }
+        let old = std::mem::take(&mut self.scope.trace.segments[entry].insts);
+        let is_slot = |value: &Value| self.scope.trace.insts[*value].op == Opcode::Slot;
+        let (mut insts, rest): (Vec<Value>, Vec<Value>) = old.into_iter().partition(is_slot);
+        insts.append(&mut self.scope.pool);
+        insts.append(&mut self.entry_guards);
+        insts.extend(rest);
+        self.scope.trace.segments[entry].insts = insts;
+    }
+}
+
+/// Replaces the values of an exit by `f` of them; constants go into the exit itself.
+pub(crate) fn map_exit(trace: &Trace, data: &mut ExitData, f: impl Fn(Value) -> Value) {
+    data.map_values(f);
+    let constant = |value: &mut ExitValue| {
+        let ExitValue::Value(inner) = *value else { return None };
+        let imm = trace.as_const(inner)?;
+        *value = ExitValue::Const(imm);
+        Some(trace.ty(inner))
+    };
+    data.slots.iter_mut().for_each(|(_, value)| {
+        constant(value);
+    });
+    data.stores.iter_mut().filter(|store| store.ty.bits() <= 64).for_each(|store| {
+        constant(&mut store.value);
+    });
+    for recipe in &mut data.recipes {
+        for (arg, ty) in recipe.args.iter_mut().zip(&mut recipe.arg_types) {
+            if let Some(found) = constant(arg) {
+                *ty = found;
+            }
+        }
+    }
+}
