@@ -89,6 +89,7 @@ impl Condition {
 impl Lifter<'_> {
     /// Notes an instruction that sets the flags.
     pub(crate) fn set_flags(&mut self, kind: Kind) {
+        self.untouched = false;
         self.flags = Flags::new(kind);
         self.slots[Slot::FLAGS.index()].dirty = true;
     }

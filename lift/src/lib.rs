@@ -52,6 +52,7 @@ mod native;
 mod operand;
 mod recording;
 mod refuse;
+mod resume;
 mod shift;
 mod sse;
 mod stack;

@@ -15,6 +15,7 @@ use crate::flags::{BORROW_FLAGS, Flags, Kind};
 use crate::liveness::Liveness;
 use crate::recording::{Code, End, Event, Recording};
 use crate::refuse::Refusal;
+use crate::resume::Declared;
 use crate::state::SlotState;
 use iced_x86::{Instruction, InstructionInfoFactory};
 use redmagic_ir::{Exit, ExitKind, Segment, Slot, Trace, Type, Value};
@@ -40,8 +41,6 @@ pub(crate) struct Seen {
 pub(crate) struct Lifter<'a> {
     pub trace: Trace,
     pub code: &'a dyn Code,
-    /// The guest address of the first event.
-    pub start: u64,
     /// Where instructions are appended.
     pub segment: Segment,
     /// Where the epoch's slot reads go.
@@ -61,12 +60,16 @@ pub(crate) struct Lifter<'a> {
     pub constants: HashMap<(Type, i64), Value>,
     pub shared_exits: HashMap<(u64, u32), Vec<Exit>>,
     pub liveness: Liveness,
+    /// Memory in which loads get resume exits.
+    pub declared: Declared,
     pub info: InstructionInfoFactory,
     /// The number of the current event.
     pub step: u32,
     /// The address of the current event.
     pub pc: u64,
     pub seen: Seen,
+    /// The current event has changed neither the state nor memory yet.
+    pub untouched: bool,
     pub natives: u32,
 }
 
@@ -76,6 +79,7 @@ pub fn lift(recording: &Recording, code: &dyn Code) -> Result<Lifted, Refusal> {
         return Err(Refusal::Empty);
     }
     let mut trace = Trace::new(recording.name.clone());
+    trace.start = recording.start;
     trace.regions = recording.regions.clone();
     let entry = trace.add_segment();
     trace.entry = Some(entry);
@@ -83,7 +87,6 @@ pub fn lift(recording: &Recording, code: &dyn Code) -> Result<Lifted, Refusal> {
     let mut lifter = Lifter {
         trace,
         code,
-        start: recording.start,
         segment: header.unwrap_or(entry),
         base: header.unwrap_or(entry),
         header,
@@ -96,10 +99,12 @@ pub fn lift(recording: &Recording, code: &dyn Code) -> Result<Lifted, Refusal> {
         constants: HashMap::new(),
         shared_exits: HashMap::new(),
         liveness: Liveness::default(),
+        declared: Declared::new(&recording.regions),
         info: InstructionInfoFactory::new(),
         step: 0,
         pc: recording.start,
         seen: Seen::default(),
+        untouched: true,
         natives: 0,
     };
     let mut pc = recording.start;
@@ -129,6 +134,7 @@ impl Lifter<'_> {
             return Err(Refusal::Inconsistent { pc: self.pc });
         }
         self.seen = Seen::default();
+        self.untouched = true;
         match *event {
             Event::Inst { ref inst, next, address, value } => {
                 self.seen = Seen { address, value };

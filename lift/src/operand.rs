@@ -110,14 +110,19 @@ impl Lifter<'_> {
 
     /// A load, with a note of what was seen if it is known.
     pub(crate) fn load(&mut self, ty: Type, address: Address, recorded: Option<Recorded>) -> Value {
+        let resume = self.resume_exit(ty, &address, recorded);
         let value = self.emit(Inst::load(ty, address));
         self.trace.set_recorded(value, recorded);
+        if resume.is_some() {
+            self.trace.set_resume_exit(value, resume);
+        }
         value
     }
 
     /// A store, with a note of what was seen if it is known.
     pub(crate) fn store(&mut self, address: Address, value: Value, recorded: Option<Recorded>) {
         let ty = self.ty(value);
+        self.untouched = false;
         let store = self.emit(Inst::store(ty, address, value));
         self.trace.set_recorded(store, recorded);
     }

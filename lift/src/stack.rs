@@ -47,10 +47,10 @@ impl Lifter<'_> {
     }
 
     pub(crate) fn leave_frame(&mut self) {
-        let rbp = self.read_slot(Slot::gpr(5));
-        self.write_slot(Slot::RSP, rbp);
-        let recorded = self.recorded(Type::I64);
-        let value = self.pop_value(Type::I64, recorded);
-        self.write_slot(Slot::gpr(5), value);
+        let rbp = self.read_slot(Slot::RBP);
+        let value = self.load_operand(Type::I64, Address::new(rbp, 0));
+        let above = self.offset(rbp, 8);
+        self.write_slot(Slot::RSP, above);
+        self.write_slot(Slot::RBP, value);
     }
 }

@@ -74,12 +74,14 @@ impl Lifter<'_> {
         if slot == Slot::FLAGS {
             self.set_flags(Kind::Packed(value));
         } else {
+            self.untouched = false;
             self.slots[slot.index()] = SlotState { held: Held::Value(value), dirty: true };
         }
     }
 
     /// Leaves a slot without a defined value.
     pub(crate) fn forget_slot(&mut self, slot: Slot) {
+        self.untouched = false;
         if slot == Slot::FLAGS {
             self.flags = Flags::new(Kind::Undefined);
         } else {
@@ -220,7 +222,7 @@ impl Lifter<'_> {
         if slot == Slot::FLAGS {
             return match self.flags.kind {
                 Kind::Undefined => None,
-                _ if dirty && !self.liveness.flags_live(self.code, self.start) => {
+                _ if dirty && !self.liveness.flags_live(self.code, self.trace.start) => {
                     // No exit before they are overwritten needs them.
                     self.forget_slot(Slot::FLAGS);
                     self.overwritten[Slot::FLAGS.index()] = true;
