@@ -1,0 +1,219 @@
+//! Options: one table of names for the environment and for `redmagic_configure`.
+//!
+//! The option `hot_loop` is read from `REDMAGIC_HOT_LOOP` when the library starts; `REDMAGIC=off` is the option
+//! `enabled`. A value that is not understood changes nothing and is reported once in the log.
+
+use redmagic_passes::Pipeline;
+use std::fmt;
+use std::path::PathBuf;
+
+/// How compiled traces are checked before they are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// Not at all.
+    Off,
+    /// The evaluator replays the recording on the trace.
+    Replay,
+    /// As before; also a forked child runs one compiled iteration, which is compared with native execution.
+    Fork,
+}
+
+/// What executes traces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// Machine code.
+    Native,
+    /// The reference evaluator.
+    Eval,
+}
+
+/// All options.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Whether the library does anything at all.
+    pub enabled: bool,
+    /// Passes of an anchor before its loop is recorded.
+    pub hot_loop: u32,
+    /// Times an exit is taken before a side trace is recorded.
+    pub hot_exit: u32,
+    /// The passes of the optimiser.
+    pub passes: Pipeline,
+    /// 0 silent, 1 failures, 2 also traces, 3 everything.
+    pub log_level: u32,
+    /// Where the log goes; standard error if empty.
+    pub log_path: Option<PathBuf>,
+    /// Directory for a file per trace.
+    pub dump: Option<PathBuf>,
+    /// File for the statistics, written at exit.
+    pub stats: Option<PathBuf>,
+    /// Self-checks.
+    pub check: Check,
+    /// What executes traces.
+    pub backend: Engine,
+    /// Instructions that a recording may have.
+    pub max_recording: u32,
+    /// Calls that a recording may be deep in.
+    pub max_depth: u32,
+    /// Optimised operations that a trace may have.
+    pub max_operations: u32,
+    /// File names (or their ends) of modules that are traced into beside the anchor's own.
+    pub trace_modules: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            enabled: true,
+            hot_loop: 200,
+            hot_exit: 50,
+            passes: Pipeline::default(),
+            log_level: 0,
+            log_path: None,
+            dump: None,
+            stats: None,
+            check: Check::Off,
+            backend: Engine::Native,
+            max_recording: 30_000,
+            max_depth: 60,
+            max_operations: 12_000,
+            trace_modules: Vec::new(),
+        }
+    }
+}
+
+/// Why an option was not set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OptionError {
+    /// There is no option of this name.
+    Unknown(String),
+    /// The value is not understood.
+    Value {
+        /// The option.
+        name: String,
+        /// The value.
+        value: String,
+        /// What would have been.
+        expected: String,
+    },
+}
+
+impl fmt::Display for OptionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OptionError::Unknown(name) => write!(f, "there is no option `{name}`"),
+            OptionError::Value { name, value, expected } => {
+                write!(f, "option `{name}` cannot be `{value}`: expected {expected}")
+            }
+        }
+    }
+}
+
+/// The names of all options but `enabled`; in the environment in capitals, behind `REDMAGIC_`.
+pub const NAMES: [&str; 13] = [
+    "hot_loop",
+    "hot_exit",
+    "passes",
+    "log",
+    "dump",
+    "stats",
+    "check",
+    "backend",
+    "max_recording",
+    "max_depth",
+    "max_operations",
+    "trace_module",
+    "enabled",
+];
+
+impl Options {
+    /// The options of the environment, and what was wrong with it.
+    pub fn from_environment() -> (Options, Vec<OptionError>) {
+        let mut options = Options::default();
+        let mut errors = Vec::new();
+        let mut set = |name: &str, variable: &str| {
+            if let Some(value) = std::env::var_os(variable) {
+                errors.extend(options.set(name, &value.to_string_lossy()).err());
+            }
+        };
+        set("enabled", "REDMAGIC");
+        for name in NAMES.into_iter().filter(|name| *name != "enabled") {
+            set(name, &format!("REDMAGIC_{}", name.to_ascii_uppercase()));
+        }
+        (options, errors)
+    }
+
+    /// Sets one option.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), OptionError> {
+        let wrong = |expected: &str| OptionError::Value {
+            name: name.to_owned(),
+            value: value.to_owned(),
+            expected: expected.to_owned(),
+        };
+        let number = || value.parse::<u32>().map_err(|_| wrong("a number"));
+        let path = || (!value.is_empty()).then(|| PathBuf::from(value));
+        match name {
+            "enabled" => {
+                self.enabled = match value {
+                    "off" | "0" | "no" => false,
+                    "on" | "1" | "yes" | "" => true,
+                    _ => return Err(wrong("on or off")),
+                }
+            }
+            "hot_loop" => self.hot_loop = number()?.clamp(1, i32::MAX as u32),
+            "hot_exit" => self.hot_exit = number()?.clamp(1, i32::MAX as u32),
+            "passes" => self.passes = Pipeline::parse(value).map_err(|error| wrong(&error.to_string()))?,
+            "log" => {
+                let (level, path) = value.split_once(':').map_or((value, None), |(level, path)| (level, Some(path)));
+                self.log_level = level.parse().map_err(|_| wrong("level or level:path"))?;
+                self.log_path = path.map(PathBuf::from);
+            }
+            "dump" => self.dump = path(),
+            "stats" => self.stats = path(),
+            "check" => {
+                self.check = match value {
+                    "0" | "" => Check::Off,
+                    "1" => Check::Replay,
+                    "2" => Check::Fork,
+                    _ => return Err(wrong("0, 1 or 2")),
+                }
+            }
+            "backend" => {
+                self.backend = match value {
+                    "native" | "" => Engine::Native,
+                    "eval" => Engine::Eval,
+                    _ => return Err(wrong("native or eval")),
+                }
+            }
+            "max_recording" => self.max_recording = number()?.clamp(100, 1_000_000),
+            "max_depth" => self.max_depth = number()?.max(1),
+            "max_operations" => self.max_operations = number()?.max(1),
+            "trace_module" => {
+                let modules = value.split(',').map(str::trim).filter(|module| !module.is_empty());
+                self.trace_modules.extend(modules.map(str::to_owned));
+            }
+            _ => return Err(OptionError::Unknown(name.to_owned())),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_understood_or_refused() {
+        let mut options = Options::default();
+        for name in NAMES {
+            assert!(!matches!(options.set(name, "?"), Err(OptionError::Unknown(_))), "{name}");
+        }
+        assert!(options.set("hot_loop", "1").is_ok());
+        assert_eq!(options.hot_loop, 1);
+        assert_eq!(options.set("speed", "1"), Err(OptionError::Unknown("speed".to_owned())));
+        assert!(options.set("hot_loop", "many").is_err());
+        assert!(options.set("log", "2:/tmp/log").is_ok());
+        assert_eq!((options.log_level, options.log_path), (2, Some(PathBuf::from("/tmp/log"))));
+        assert!(options.set("check", "2").is_ok());
+        assert_eq!(options.check, Check::Fork);
+    }
+}

@@ -1,0 +1,318 @@
+//! Activation records: what a trace leaves behind while a residual call runs.
+//!
+//! No frame of ours exists during the call. The trace has stored its live values in a record, the record's *thunk* makes
+//! the call on the guest's stack, and when the callee returns there, the thunk hands the record to the stub that enters
+//! the trace again. A record may also never be returned to (longjmp, an exception, a coroutine that is dropped): then
+//! it is found and used again when records run short.
+//!
+//! # Layout
+//! ```text
+//! redmagic_records:  RECORDS records of 128 bytes     (readable, writable)
+//! + THUNK_DISTANCE:  RECORDS thunks of 128 bytes      (readable, executable once prepared)
+//! ```
+//! both in a section of the module that takes no room in the file, so that one static unwind entry can cover all
+//! thunks: *the caller of a thunk has the same stack pointer, and its return address stands at the start of the
+//! record*, a fixed distance before the thunk's own return address. Unwinders, debuggers and profilers walk
+//! through as if the callee had been called by the guest itself.
+//!
+//! # Invariants
+//! - A thread's chain of free records is its own. The pool behind it is locked, with signals blocked.
+//! - `live` is 1 from before the call until its return, 2 when the unit was dropped meanwhile, else 0.
+
+use crate::context::tls;
+use crate::exits::NO_UNIT;
+use crate::memory::{Mapping, SignalsBlocked, read_word};
+use crate::stubs;
+use std::arch::global_asm;
+use std::mem::offset_of;
+use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+
+/// Words that a trace can save across a residual call.
+pub const SAVE_WORDS: usize = 128;
+
+const RECORDS: usize = 32768;
+const RECORD_BYTES: usize = 128;
+const THUNK_BYTES: usize = 128;
+/// From a record to its thunk.
+pub const THUNK_DISTANCE: usize = RECORDS * RECORD_BYTES;
+/// From a thunk's start to where its callee returns.
+const RETURN_OFFSET: usize = 18;
+/// From a record to where its callee returns.
+pub const RETURN_DISTANCE: usize = THUNK_DISTANCE + RETURN_OFFSET;
+/// Records are prepared and handed out a page at a time.
+const BATCH: usize = 4096 / RECORD_BYTES;
+
+/// An activation record.
+#[repr(C)]
+pub struct Record {
+    /// The guest's own return address.
+    pub return_address: u64,
+    /// The callee.
+    pub target: u64,
+    /// The guest's stack pointer after the callee has returned.
+    pub rsp: u64,
+    /// rax as the callee left it.
+    pub rax: u64,
+    /// rcx as the callee left it.
+    pub rcx: u64,
+    /// [`SAVE_WORDS`] words for the trace's live values.
+    pub save: *mut u64,
+    /// The next free record.
+    pub next: *mut Record,
+    /// Where the trace goes on.
+    pub resume: u64,
+    /// The function to enter with the context and this record; returns an exit record.
+    pub function: u64,
+    /// Whether the trace waits for this call; see the module's invariants.
+    pub live: AtomicU32,
+    /// Whether all vector state is saved at return, or only xmm0 to xmm15.
+    pub wide: u32,
+    /// The unit whose trace made the call.
+    pub unit: u32,
+}
+
+const _: () = assert!(size_of::<Record>() <= RECORD_BYTES);
+const _: () = assert!(offset_of!(Record, return_address) == 0);
+
+// The unwind rules: the frame's address is rsp + 1 (any value that differs from the callee's, which some unwinders
+// insist on), the caller's rsp is rsp, and its return address is found through our own one at rsp - 8:
+// *( *(rsp - 8) - RETURN_DISTANCE ). See DWARF 4, 6.4.2 and 2.5.1.
+global_asm!(
+    ".section .bss.redmagic_records,\"aw\",@nobits",
+    ".balign 4096",
+    ".hidden redmagic_records",
+    ".type redmagic_records, @object",
+    ".size redmagic_records, {records}",
+    "redmagic_records:",
+    ".skip {records}",
+    ".hidden redmagic_residual_call",
+    ".type redmagic_residual_call, @function",
+    ".size redmagic_residual_call, {thunks}",
+    "redmagic_residual_call:",
+    ".cfi_startproc simple",
+    ".cfi_escape 0x0c, 7, 1",
+    ".cfi_escape 0x16, 7, 2, 0x77, 0",
+    ".cfi_escape 0x16, 16, 10, 0x77, 0x78, 0x06, 0x0c, {d0}, {d1}, {d2}, {d3}, 0x1c, 0x06",
+    ".skip {thunks}",
+    ".cfi_endproc",
+    ".text",
+    records = const RECORDS * RECORD_BYTES,
+    thunks = const RECORDS * THUNK_BYTES,
+    d0 = const RETURN_DISTANCE & 0xff,
+    d1 = const RETURN_DISTANCE >> 8 & 0xff,
+    d2 = const RETURN_DISTANCE >> 16 & 0xff,
+    d3 = const RETURN_DISTANCE >> 24 & 0xff,
+);
+
+#[expect(unsafe_code, reason = "the section above")]
+unsafe extern "C" {
+    static mut redmagic_records: [u8; RECORDS * RECORD_BYTES];
+}
+
+struct Pool {
+    /// Records below this number are prepared.
+    prepared: usize,
+    /// Chain of prepared records that no thread has.
+    free: *mut Record,
+    /// The save areas of all records.
+    saves: Option<Mapping>,
+}
+
+#[expect(unsafe_code, reason = "one word of Send for the pool's pointers")]
+// SAFETY: the pointers lead into the static section, and only who holds the lock follows them.
+unsafe impl Send for Pool {}
+
+static POOL: Mutex<Pool> = Mutex::new(Pool { prepared: 0, free: ptr::null_mut(), saves: None });
+
+fn record(index: usize) -> *mut Record {
+    (&raw mut redmagic_records).cast::<u8>().wrapping_add(index * RECORD_BYTES).cast()
+}
+
+/// The address where the callee of this record's call returns.
+pub fn return_point(record: *const Record) -> u64 {
+    record as u64 + RETURN_DISTANCE as u64
+}
+
+/// Whether a chain has at least two records: one for a call, and one so that it never becomes empty.
+#[expect(unsafe_code, reason = "records are shared with machine code")]
+pub fn has_two(chain: *mut Record) -> bool {
+    // SAFETY: chains consist of prepared records of the calling thread.
+    !chain.is_null() && unsafe { !(*chain).next.is_null() }
+}
+
+/// Hands out a chain of free records that ends in `rest`. Returns `rest` itself when there is none left.
+#[expect(unsafe_code, reason = "records are shared with machine code")]
+pub fn refill(rest: *mut Record) -> *mut Record {
+    let _blocked = SignalsBlocked::new();
+    let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    if pool.free.is_null() && !prepare(&mut pool) {
+        reclaim(&mut pool);
+    }
+    let mut chain = rest;
+    for _ in 0..BATCH {
+        let first = pool.free;
+        if first.is_null() {
+            break;
+        }
+        // SAFETY: a free record of the pool, whose lock is held.
+        unsafe {
+            pool.free = (*first).next;
+            (*first).next = chain;
+        }
+        chain = first;
+    }
+    chain
+}
+
+/// Takes back a thread's chain.
+#[expect(unsafe_code, reason = "records are shared with machine code")]
+pub fn release(chain: *mut Record) {
+    let _blocked = SignalsBlocked::new();
+    let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut at = chain;
+    while !at.is_null() {
+        // SAFETY: a free record that the caller gives up.
+        unsafe {
+            let next = (*at).next;
+            (*at).next = pool.free;
+            pool.free = at;
+            at = next;
+        }
+    }
+}
+
+/// The calls of this unit that are under way will go on in the guest when they return.
+#[expect(unsafe_code, reason = "records are shared with machine code")]
+pub fn abandon_unit(unit: u32) {
+    let pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    for at in 0..pool.prepared {
+        // SAFETY: a prepared record; `unit` is read as a plain word that its thread may be writing, in which case the
+        // thread has checked after the dropping that the unit is still linked.
+        let record = unsafe { &*record(at) };
+        if record.unit == unit {
+            let _ = record.live.compare_exchange(1, 2, Relaxed, Relaxed);
+        }
+    }
+}
+
+/// Makes the next page of records and thunks. Returns false if all are made, or memory is short.
+#[expect(unsafe_code, reason = "writes machine code into the section above")]
+fn prepare(pool: &mut Pool) -> bool {
+    if pool.prepared + BATCH > RECORDS {
+        return false;
+    }
+    if pool.saves.is_none() {
+        pool.saves = Mapping::reserve(RECORDS * SAVE_WORDS * 8);
+    }
+    let Some(saves) = pool.saves.as_ref().map(Mapping::start) else { return false };
+    let first = pool.prepared;
+    let thunks = record(first).cast::<u8>().wrapping_add(THUNK_DISTANCE);
+    // SAFETY: the pages of this batch belong to the section and nobody refers to them yet; they are written first and
+    // then made executable, never both at once.
+    unsafe {
+        for at in first..first + BATCH {
+            let save = (saves as *mut u64).wrapping_add(at * SAVE_WORDS);
+            let record = record(at);
+            record.write(Record {
+                return_address: 0,
+                target: 0,
+                rsp: 0,
+                rax: 0,
+                rcx: 0,
+                save,
+                next: pool.free,
+                resume: 0,
+                function: 0,
+                live: AtomicU32::new(0),
+                wide: 0,
+                unit: NO_UNIT,
+            });
+            let code = thunk();
+            ptr::copy_nonoverlapping(code.as_ptr(), record.cast::<u8>().wrapping_add(THUNK_DISTANCE), code.len());
+            pool.free = record;
+        }
+        if libc::mprotect(thunks.cast(), BATCH * THUNK_BYTES, libc::PROT_READ | libc::PROT_EXEC) != 0 {
+            pool.free = ptr::null_mut();
+            return false;
+        }
+    }
+    pool.prepared += BATCH;
+    true
+}
+
+/// Finds records whose call will never return: the stack no longer holds their return address.
+#[expect(unsafe_code, reason = "records are shared with machine code")]
+fn reclaim(pool: &mut Pool) {
+    for at in 0..pool.prepared {
+        let pointer = record(at);
+        // SAFETY: a prepared record. Its owner writes it only while no call is under way (`live` is 0).
+        let record = unsafe { &mut *pointer };
+        if record.live.load(Relaxed) != 0 && read_word(record.rsp.wrapping_sub(8)) != Some(return_point(pointer)) {
+            record.live.store(0, Relaxed);
+            record.next = pool.free;
+            pool.free = pointer;
+        }
+    }
+}
+
+/// The code of a thunk; the same bytes for every record, because everything is relative.
+fn thunk() -> Vec<u8> {
+    let mut code = Vec::with_capacity(THUNK_BYTES);
+    let busy = (stubs::tls_offset() as i32).wrapping_add(tls::BUSY).to_le_bytes();
+    let field = |code: &[u8], offset: usize, length: usize| {
+        let from = THUNK_DISTANCE + code.len() + length;
+        (offset as i32 - from as i32).to_le_bytes()
+    };
+    // mov dword fs:[busy], 0
+    code.extend([0x64, 0xc7, 0x04, 0x25]);
+    code.extend(busy);
+    code.extend([0, 0, 0, 0]);
+    // call [rip + target]
+    let target = field(&code, offset_of!(Record, target), 6);
+    code.extend([0xff, 0x15]);
+    code.extend(target);
+    debug_assert_eq!(code.len(), RETURN_OFFSET);
+    // mov dword fs:[busy], 1
+    code.extend([0x64, 0xc7, 0x04, 0x25]);
+    code.extend(busy);
+    code.extend([1, 0, 0, 0]);
+    // mov [rip + rax], rax
+    let rax = field(&code, offset_of!(Record, rax), 7);
+    code.extend([0x48, 0x89, 0x05]);
+    code.extend(rax);
+    // lea rax, [rip + record]
+    let record = field(&code, 0, 7);
+    code.extend([0x48, 0x8d, 0x05]);
+    code.extend(record);
+    // jmp [rip]; the address follows
+    code.extend([0xff, 0x25, 0, 0, 0, 0]);
+    code.extend((stubs::return_common as *const () as u64).to_le_bytes());
+    code
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chains_are_refilled_and_released() {
+        let chain = refill(ptr::null_mut());
+        assert!(has_two(chain));
+        let mut count = 0;
+        let mut at = chain;
+        while !at.is_null() {
+            count += 1;
+            assert_eq!(read_word(at as u64 + offset_of!(Record, live) as u64), Some(0));
+            at = read_word(at as u64 + offset_of!(Record, next) as u64).unwrap_or(0) as *mut Record;
+        }
+        assert_eq!(count, BATCH);
+        release(chain);
+    }
+
+    #[test]
+    fn thunks_fit() {
+        assert!(thunk().len() <= THUNK_BYTES);
+    }
+}
