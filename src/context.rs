@@ -45,7 +45,8 @@ pub struct Context {
     pub thread: *mut Thread,
     /// The trace function that `enter_pending` enters.
     pub entering: u64,
-    _padding: [u64; 3],
+    /// Holds a vector register for a moment.
+    pub scratch: [u64; 3],
     /// zmm0 to zmm31, least significant word first.
     pub vector: [[u64; 8]; 32],
     /// k0 to k7.
@@ -120,7 +121,7 @@ impl Context {
             exit: std::ptr::null(),
             thread: std::ptr::null_mut(),
             entering: 0,
-            _padding: [0; 3],
+            scratch: [0; 3],
             vector: [[0; 8]; 32],
             mask: [0; 8],
         }

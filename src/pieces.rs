@@ -250,8 +250,7 @@ fn compute_flags(code: &mut Emitter, op: Opcode, ty: Type) {
             code.flags_from_eax();
         }
         Opcode::FlF64 => {
-            let keep = argument(3) + 5 * 8;
-            debug_assert_eq!(keep, (offset_of!(Context, entering) + 8) as i32);
+            let keep = offset_of!(Context, scratch) as i32;
             code.store_xmm0(RBX, keep);
             code.load_xmm0(RBX, argument(0));
             code.raw(&[0x66, 0x0f, 0x2e, 0x83]); // ucomisd xmm0, [rbx + disp32]

@@ -19,10 +19,17 @@
 //! - `eval`: parse, verify, and report on each `run` of the header (see [`redmagic_ir::script`]).
 //! - `opt [LIST]`: run these passes (or the default ones), print the result, and compare evaluations before and after on
 //!   64 variations of each `run` of the header (or of an empty state), at least one of which must reach an exit.
-//! - `lift`: no traces, but a recording in the header (see the `lifting` module); the lifted trace is printed.
+//! - `lift [opt [LIST]]`: no traces, but a recording in the header (see the `lifting` module); the lifted trace is printed,
+//!   or with `opt` what the passes make of it, compared as `opt` does.
+//! - `lower [opt [LIST]]`: compile the traces, or with `opt` what the passes make of them, and print the outcome (see the
+//!   `lowering` module).
+//!
+//! Beside that, every trace of `text`, `eval` and `opt`, before and after the passes, must compile.
 
 #[path = "filetests/lifting.rs"]
 mod lifting;
+#[path = "filetests/lowering.rs"]
+mod lowering;
 
 use redmagic_ir::eval::Guest;
 use redmagic_ir::sandbox::{Background, TestGuest, compare, variations};
@@ -71,7 +78,8 @@ impl TestFile {
             "verify" => Ok(self.errors()),
             "eval" => self.eval(),
             "opt" => self.optimise(),
-            "lift" => lifting::lift(&self.header),
+            "lift" => self.lift(),
+            "lower" => self.lower(),
             other => Err(format!("there is no command `{other}`")),
         }
     }
@@ -124,19 +132,54 @@ impl TestFile {
     }
 
     fn optimise(&self) -> Result<String, String> {
-        let pipeline = match self.options.as_slice() {
-            [] => Pipeline::default(),
-            [list] => Pipeline::parse(list).map_err(|error| error.to_string())?,
-            more => return Err(format!("one list of passes, not {}", more.len())),
-        };
-        let mut traces = self.valid_traces()?;
-        for trace in &mut traces {
-            let before = trace.clone();
-            optimise(trace, &pipeline);
-            verify(trace).map_err(|errors| format!("invalid result: {}\n{trace}", errors[0]))?;
-            self.compare(&before, trace)?;
+        let pipeline = pipeline(&self.options)?;
+        let traces = self.valid_traces()?;
+        let optimised: Result<Vec<Trace>, String> =
+            traces.into_iter().map(|trace| self.optimised(trace, &pipeline)).collect();
+        optimised.map(|traces| print(&traces))
+    }
+
+    /// What the passes make of a valid trace, checked.
+    fn optimised(&self, mut trace: Trace, pipeline: &Pipeline) -> Result<Trace, String> {
+        let before = trace.clone();
+        optimise(&mut trace, pipeline);
+        verify(&trace).map_err(|errors| format!("invalid result: {}\n{trace}", errors[0]))?;
+        self.compare(&before, &trace)?;
+        Ok(trace)
+    }
+
+    /// The trace itself, or what the passes make of it if the first option is `opt`.
+    fn optimised_if_asked(&self, trace: Trace) -> Result<Trace, String> {
+        match self.options.split_first() {
+            None => Ok(trace),
+            Some((word, list)) if word == "opt" => self.optimised(trace, &pipeline(list)?),
+            Some((word, _)) => Err(format!("there is no option `{word}`")),
         }
-        Ok(print(&traces))
+    }
+
+    fn lift(&self) -> Result<String, String> {
+        match lifting::lift(&self.header)? {
+            Ok(trace) => self.optimised_if_asked(trace).map(|trace| trace.to_string()),
+            Err(reason) => Ok(format!("refused: {reason}\n")),
+        }
+    }
+
+    fn lower(&self) -> Result<String, String> {
+        let mut output = String::new();
+        for trace in self.valid_traces()? {
+            output.push_str(&lowering::lower(&self.optimised_if_asked(trace)?)?);
+        }
+        Ok(output)
+    }
+
+    /// Compiles the traces as they are and as the default passes leave them.
+    fn compiles(&self) -> Result<(), String> {
+        for mut trace in self.valid_traces()? {
+            lowering::accept(&trace)?;
+            optimise(&mut trace, &Pipeline::default());
+            lowering::accept(&trace)?;
+        }
+        Ok(())
     }
 
     fn compare(&self, before: &Trace, after: &Trace) -> Result<(), String> {
@@ -175,6 +218,15 @@ impl TestFile {
     }
 }
 
+/// The passes of a list, or the default ones.
+fn pipeline(list: &[String]) -> Result<Pipeline, String> {
+    match list {
+        [] => Ok(Pipeline::default()),
+        [list] => Pipeline::parse(list).map_err(|error| error.to_string()),
+        more => Err(format!("one list of passes, not {}", more.len())),
+    }
+}
+
 fn print(traces: &[Trace]) -> String {
     traces.iter().map(Trace::to_string).collect()
 }
@@ -187,6 +239,11 @@ fn difference(expected: &str, output: &str) -> String {
 }
 
 fn check_folder(folder: &str) {
+    check_each(folder, TestFile::check);
+}
+
+/// Checks every file of a folder, and lists all that fail.
+fn check_each(folder: &str, check: impl Fn(&TestFile) -> Result<(), String>) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/filetests").join(folder);
     let mut paths: Vec<PathBuf> = fs::read_dir(&folder)
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
@@ -198,7 +255,7 @@ fn check_folder(folder: &str) {
     let failures: Vec<String> = paths
         .iter()
         .filter_map(|path| {
-            let error = TestFile::read(path).and_then(|file| file.check()).err()?;
+            let error = TestFile::read(path).and_then(|file| check(&file)).err()?;
             Some(format!("{}: {error}", path.display()))
         })
         .collect();
@@ -228,4 +285,14 @@ fn optimiser() {
 #[test]
 fn lifter() {
     check_folder("lift");
+}
+
+#[test]
+fn backend() {
+    check_folder("lower");
+}
+
+#[test]
+fn every_trace_compiles() {
+    ["text", "eval", "opt"].into_iter().for_each(|folder| check_each(folder, TestFile::compiles));
 }

@@ -14,7 +14,7 @@
 //! becomes
 //! ```text
 //!   v1: i32 = load [v0] @0x2000=7 resume exit0
-//! exit0 @0x1000 { }
+//! exit0 @0x1000 {}
 //! ```
 
 use crate::lifter::Lifter;

@@ -7,11 +7,12 @@
 //! ; region readonly 0x2000-0x3000             an immutable range
 //! ; end loop                                  or `end exit ADDRESS`, `end anchor ADDRESS NUMBER`
 //! ```
-//! Flags are live wherever execution could leave: no code but the recorded instructions is readable.
+//! Flags are live wherever execution could leave: no code but the recorded instructions is readable. What cannot be lifted
+//! gives one line instead of a trace.
 
 use iced_x86::{Decoder, DecoderOptions, Instruction};
-use redmagic_ir::{Region, RegionKind, verify};
-use redmagic_lift::{Code, End, Event, Recording};
+use redmagic_ir::{Region, RegionKind, Trace, verify};
+use redmagic_lift::{Code, End, Event, Recording, Refusal};
 use std::collections::BTreeMap;
 
 /// The bytes of the recorded instructions, by address.
@@ -57,8 +58,8 @@ fn event(pc: u64, words: &[&str], code: &mut Recorded) -> Result<(Event, u64), S
     Ok((Event::Inst { inst, next, address, value }, next))
 }
 
-/// Lifts the recording that the header describes and prints the trace.
-pub fn lift(header: &[String]) -> Result<String, String> {
+/// Lifts the recording that the header describes; the trace, or why there is none.
+pub fn lift(header: &[String]) -> Result<Result<Trace, Refusal>, String> {
     let mut recording =
         Recording { name: "lifted".to_owned(), start: 0x1000, events: Vec::new(), end: End::Loop, regions: Vec::new() };
     let mut code = Recorded(BTreeMap::new());
@@ -91,11 +92,9 @@ pub fn lift(header: &[String]) -> Result<String, String> {
         }
     }
     recording.end = end.unwrap_or(End::Exit { pc });
-    match redmagic_lift::lift(&recording, &code) {
-        Ok(lifted) => {
-            verify(&lifted.trace).map_err(|errors| format!("invalid: {}\n{}", errors[0], lifted.trace))?;
-            Ok(lifted.trace.to_string())
-        }
-        Err(reason) => Ok(format!("refused: {reason}\n")),
+    let lifted = redmagic_lift::lift(&recording, &code).map(|lifted| lifted.trace);
+    if let Ok(trace) = &lifted {
+        verify(trace).map_err(|errors| format!("invalid: {}\n{trace}", errors[0]))?;
     }
+    Ok(lifted)
 }

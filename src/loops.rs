@@ -1,0 +1,115 @@
+//! The loops of the guest's program: what is known of each anchor.
+//!
+//! # Invariants
+//! - A loop is identified by its id and the site of the anchor call (its return address). Entries are leaked: they live as
+//!   long as the process, so that machine code and other threads may hold on to them.
+//! - Looking one up takes no lock: an anchor does it on every pass.
+
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Release};
+use std::sync::{Mutex, PoisonError};
+
+/// One loop.
+pub struct Loop {
+    /// What the guest calls it.
+    pub id: u64,
+    /// Where its anchor call returns to.
+    pub site: u64,
+    /// Its number.
+    pub number: u32,
+    /// The function of its trace, 0 if it has none.
+    pub function: AtomicU64,
+    /// Passes until it is recorded.
+    pub heat: AtomicI32,
+    /// Recordings that failed in a row.
+    pub failures: AtomicU32,
+    /// Never record it.
+    pub disabled: AtomicBool,
+}
+
+const BUCKETS: usize = 1 << 16;
+
+struct Chain {
+    entry: &'static Loop,
+    next: *const Chain,
+}
+
+/// All loops: a hash table of leaked chains that only grow.
+pub struct Loops {
+    buckets: Box<[AtomicPtr<Chain>]>,
+    all: Mutex<Vec<&'static Loop>>,
+}
+
+impl Loops {
+    /// No loops.
+    pub fn new() -> Loops {
+        Loops { buckets: (0..BUCKETS).map(|_| AtomicPtr::default()).collect(), all: Mutex::new(Vec::new()) }
+    }
+
+    fn bucket(&self, id: u64, site: u64) -> &AtomicPtr<Chain> {
+        let hash = (id ^ site.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        &self.buckets[(hash >> 48) as usize]
+    }
+
+    /// The loop with this identity, if it is known.
+    #[expect(unsafe_code, reason = "a lock-free list")]
+    pub fn find(&self, id: u64, site: u64) -> Option<&'static Loop> {
+        let mut at = self.bucket(id, site).load(Acquire).cast_const();
+        // SAFETY: chain links are published once, complete, and never freed.
+        while let Some(link) = unsafe { at.as_ref() } {
+            if link.entry.id == id && link.entry.site == site {
+                return Some(link.entry);
+            }
+            at = link.next;
+        }
+        None
+    }
+
+    /// The loop with this identity, made if it is new, with this heat. Signals must be blocked.
+    pub fn find_or_add(&self, id: u64, site: u64, heat: u32) -> &'static Loop {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = self.find(id, site) {
+            return known;
+        }
+        let entry: &'static Loop = Box::leak(Box::new(Loop {
+            id,
+            site,
+            number: all.len() as u32,
+            function: AtomicU64::new(0),
+            heat: AtomicI32::new(i32::try_from(heat).unwrap_or(i32::MAX)),
+            failures: AtomicU32::new(0),
+            disabled: AtomicBool::new(false),
+        }));
+        all.push(entry);
+        let bucket = self.bucket(id, site);
+        let link = Box::leak(Box::new(Chain { entry, next: bucket.load(Acquire) }));
+        bucket.store(link, Release);
+        entry
+    }
+
+    /// The loop numbered `number`.
+    pub fn get(&self, number: u32) -> Option<&'static Loop> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).get(number as usize).copied()
+    }
+
+    /// Every loop.
+    pub fn all(&self) -> Vec<&'static Loop> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loop_is_its_id_and_its_site() {
+        let loops = Loops::new();
+        let first = loops.find_or_add(1, 100, 5);
+        assert!(std::ptr::eq(first, loops.find_or_add(1, 100, 9)));
+        let second = loops.find_or_add(1, 200, 5);
+        assert_eq!((first.number, second.number), (0, 1));
+        assert!(loops.find(2, 100).is_none());
+        assert!(std::ptr::eq(loops.get(1).expect("the second"), second));
+        assert_eq!(loops.all().len(), 2);
+    }
+}

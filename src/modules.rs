@@ -1,0 +1,163 @@
+//! The modules (program and shared libraries) of this process: where their code and their read-only data are.
+//!
+//! A snapshot of `dl_iterate_phdr`, taken when an address is met that no known module contains. Modules that are loaded later
+//! are found then; that one was unloaded is noticed when the snapshot is taken again, for its code is no longer executed.
+//!
+//! Worked example: `of_code(0x401136)` in a program linked at 0x400000 is the module with `text = 0x401000..0x4a2000`, and
+//! `read_only` holds its ELF headers, `.rodata` and the part of `.data.rel.ro` that the loader has protected.
+
+#![expect(unsafe_code, reason = "the loader's list of modules is a C interface")]
+
+use crate::memory;
+use std::ffi::CStr;
+use std::ops::Range;
+
+/// One module.
+#[derive(Clone, Debug)]
+pub struct Module {
+    /// The file, empty for the program itself.
+    pub path: String,
+    /// Executable segments.
+    pub text: Vec<Range<u64>>,
+    /// Readable segments that are never writable once the module is loaded.
+    pub read_only: Vec<Range<u64>>,
+}
+
+impl Module {
+    /// Whether code at `pc` belongs to the module.
+    pub fn has_code(&self, pc: u64) -> bool {
+        self.text.iter().any(|range| range.contains(&pc))
+    }
+}
+
+/// All modules.
+#[derive(Default)]
+pub struct Modules {
+    modules: Vec<Module>,
+    /// The loader's count of modules ever loaded, when the snapshot was taken.
+    generation: u64,
+}
+
+impl Modules {
+    /// A first snapshot.
+    pub fn new() -> Modules {
+        let mut modules = Modules::default();
+        modules.refresh();
+        modules
+    }
+
+    /// Takes the snapshot again if modules came or went. Returns whether it did.
+    pub fn refresh(&mut self) -> bool {
+        let mut snapshot = Modules::default();
+        // SAFETY: the callback gets the pointer that is passed here, and valid program headers.
+        unsafe { libc::dl_iterate_phdr(Some(add_module), (&raw mut snapshot).cast()) };
+        let changed = snapshot.generation != self.generation || snapshot.modules.len() != self.modules.len();
+        if changed {
+            *self = snapshot;
+        }
+        changed
+    }
+
+    /// The number of the module whose code contains `pc`.
+    pub fn of_code(&mut self, pc: u64) -> Option<usize> {
+        let find = |modules: &[Module]| modules.iter().position(|module| module.has_code(pc));
+        match find(&self.modules) {
+            Some(at) => Some(at),
+            None if self.refresh() => find(&self.modules),
+            None => None,
+        }
+    }
+
+    /// The module numbered `at`.
+    pub fn get(&self, at: usize) -> Option<&Module> {
+        self.modules.get(at)
+    }
+
+    /// The modules whose file names end in `name`.
+    pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = usize> + 'a {
+        let matches = move |module: &&Module| !module.path.is_empty() && module.path.ends_with(name);
+        (0..self.modules.len()).filter(move |at| self.modules.get(*at).as_ref().is_some_and(matches))
+    }
+
+    /// Up to 16 bytes of code at `pc`, zeros behind the end of the module; `None` if `pc` is in no module's code.
+    pub fn code(&self, pc: u64) -> Option<[u8; 16]> {
+        self.modules.iter().find(|module| module.has_code(pc))?;
+        let mut bytes = [0; 16];
+        (memory::read_prefix(pc, &mut bytes) > 0).then_some(bytes)
+    }
+
+    /// Where a linkage stub at `pc` leads: `[endbr64;] [bnd] jmp [rip + disp32]`, through its slot. `None` if there is no
+    /// such code at `pc`.
+    pub fn stub_target(&self, pc: u64) -> Option<u64> {
+        let bytes = self.code(pc)?;
+        let mut at = 0;
+        if bytes.starts_with(&[0xf3, 0x0f, 0x1e, 0xfa]) {
+            at += 4;
+        }
+        if bytes[at] == 0xf2 {
+            at += 1;
+        }
+        if bytes[at..at + 2] != [0xff, 0x25] {
+            return None;
+        }
+        let displacement = i32::from_le_bytes([bytes[at + 2], bytes[at + 3], bytes[at + 4], bytes[at + 5]]);
+        memory::read_word(pc.wrapping_add(at as u64 + 6).wrapping_add(i64::from(displacement) as u64))
+    }
+
+    /// Whether `target` is the second half of a lazy linkage stub of the module that has the stub at `pc`: the function
+    /// behind it has not been called yet.
+    pub fn is_lazy(&self, pc: u64, target: u64) -> bool {
+        let stub = self.modules.iter().position(|module| module.has_code(pc));
+        stub.is_some() && stub == self.modules.iter().position(|module| module.has_code(target))
+    }
+}
+
+/// The callback of `dl_iterate_phdr`.
+unsafe extern "C" fn add_module(info: *mut libc::dl_phdr_info, _size: usize, modules: *mut libc::c_void) -> i32 {
+    // SAFETY: the loader passes a valid description, and our own pointer back.
+    let (info, modules) = unsafe { (&*info, &mut *modules.cast::<Modules>()) };
+    modules.generation = info.dlpi_adds.wrapping_add(info.dlpi_subs << 32);
+    // SAFETY: the loader's array and string.
+    let (headers, path) = unsafe {
+        let path = if info.dlpi_name.is_null() { c"" } else { CStr::from_ptr(info.dlpi_name) };
+        (std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)), path)
+    };
+    let range = |header: &libc::Elf64_Phdr| {
+        let start = info.dlpi_addr.wrapping_add(header.p_vaddr);
+        start..start.wrapping_add(header.p_memsz)
+    };
+    let mut module = Module { path: path.to_string_lossy().into_owned(), text: Vec::new(), read_only: Vec::new() };
+    for header in headers {
+        if header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_X != 0 {
+            module.text.push(range(header));
+        }
+        if header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0 && header.p_flags & libc::PF_R != 0 {
+            module.read_only.push(range(header));
+        }
+        if header.p_type == libc::PT_GNU_RELRO {
+            // The loader protects whole pages: what is left of the last one stays writable.
+            let range = range(header);
+            module.read_only.push(range.start..range.end & !4095);
+        }
+    }
+    modules.modules.push(module);
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_code_and_constants_are_found() {
+        let mut modules = Modules::new();
+        let pc = this_code_and_constants_are_found as *const () as u64;
+        let module = modules.of_code(pc).and_then(|at| modules.get(at)).expect("this test's module");
+        static CONSTANT: [u64; 4] = [1, 2, 3, 4];
+        let address = &raw const CONSTANT as u64;
+        assert!(module.read_only.iter().any(|range| range.contains(&address)));
+        assert!(modules.code(pc).is_some());
+        assert_eq!(modules.code(address), None);
+        assert_eq!(modules.of_code(8), None);
+    }
+}
