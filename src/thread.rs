@@ -1,0 +1,145 @@
+//! What each guest thread has: a context, a private stack, a recorder.
+//!
+//! A [`Thread`] is made at the first anchor that the library looks at, and freed when the thread ends. The private stack is
+//! where the library and traces run; between residual calls nothing of it is in use.
+//!
+//! # Invariants
+//! The thread-local block of the stubs holds the address of the context, or null. Only the thread itself uses its
+//! [`Thread`].
+
+#![expect(unsafe_code, reason = "thread-local storage that machine code shares")]
+
+use crate::context::{Context, tls};
+use crate::exits::{ExitRecord, NO_UNIT};
+use crate::loops::Loop;
+use crate::memory::{Mapping, SignalsBlocked};
+use crate::records;
+use crate::recorder::Recorder;
+use crate::stubs;
+use std::cell::Cell;
+use std::ptr;
+
+/// Bytes of private stack: the optimiser and the compiler run there. Only touched pages cost memory.
+const STACK_BYTES: usize = 8 << 20;
+
+/// One guest thread.
+#[repr(C)]
+pub struct Thread {
+    /// First, so that a context's address is its thread's.
+    pub context: Context,
+    /// The recording under way.
+    pub recorder: Option<Box<Recorder>>,
+    /// The activation record of the residual call that the recording waits for.
+    pub suspended: *mut records::Record,
+    /// Whether the recorder is running right now.
+    pub recording: bool,
+    /// Leads wherever the library wants a stub to go that expects an exit record.
+    pub transfer: ExitRecord,
+    /// Trace entries, added up here because an atomic counter would be shared.
+    pub entries: Cell<u64>,
+    /// The loop whose trace was entered last.
+    pub last: Option<&'static Loop>,
+    stack: Mapping,
+}
+
+/// Frees the thread's memory when the thread ends.
+struct Owner;
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        free_current();
+    }
+}
+
+thread_local! {
+    static OWNER: Cell<Option<Owner>> = const { Cell::new(None) };
+}
+
+fn block() -> *mut u8 {
+    (stubs::fs_base() as *mut u8).wrapping_offset(stubs::tls_offset() as isize)
+}
+
+/// The calling thread's context, or null.
+pub fn current_context() -> *mut Context {
+    // SAFETY: the thread-local block of the calling thread.
+    unsafe { block().wrapping_offset(tls::CONTEXT as isize).cast::<*mut Context>().read() }
+}
+
+/// Whether the calling thread is in the library or in a trace.
+pub fn is_busy() -> bool {
+    // SAFETY: as above.
+    unsafe { block().wrapping_offset(tls::BUSY as isize).cast::<u32>().read_volatile() != 0 }
+}
+
+/// Says whether the calling thread is in the library or in a trace.
+pub fn set_busy(busy: bool) {
+    // SAFETY: as above.
+    unsafe { block().wrapping_offset(tls::BUSY as isize).cast::<u32>().write_volatile(u32::from(busy)) };
+}
+
+/// Makes the calling thread's context. Returns false without memory.
+pub fn create() -> bool {
+    let _blocked = SignalsBlocked::new();
+    if !current_context().is_null() {
+        return true;
+    }
+    let Some(stack) = Mapping::stack(STACK_BYTES) else { return false };
+    let free_record = records::refill(ptr::null_mut());
+    if !records::has_two(free_record) {
+        return false;
+    }
+    let mut thread = Box::new(Thread {
+        context: Context::new(),
+        recorder: None,
+        suspended: ptr::null_mut(),
+        recording: false,
+        transfer: ExitRecord::new(NO_UNIT, 0, 0),
+        entries: Cell::new(0),
+        last: None,
+        stack,
+    });
+    thread.context.free_record = free_record;
+    thread.context.stack_top = thread.stack.end();
+    thread.context.fs = stubs::fs_base();
+    let thread = Box::into_raw(thread);
+    // SAFETY: the thread was just made and is leaked until `free_current`; its context comes first.
+    unsafe {
+        (*thread).context.thread = thread;
+        block().wrapping_offset(tls::CONTEXT as isize).cast::<*mut Thread>().write(thread);
+    }
+    // A thread that is ending already has no destructors any more; its context is leaked.
+    let _ = OWNER.try_with(|owner| owner.set(Some(Owner)));
+    true
+}
+
+fn free_current() {
+    let _blocked = SignalsBlocked::new();
+    let context = current_context();
+    if context.is_null() || is_busy() {
+        return;
+    }
+    // SAFETY: the context is the first field of a thread that `create` has leaked; nothing of it is in use, for the
+    // thread is running its destructors, on its own stack.
+    unsafe {
+        block().wrapping_offset(tls::CONTEXT as isize).cast::<*mut Context>().write(ptr::null_mut());
+        let thread = Box::from_raw(context.cast::<Thread>());
+        records::release(thread.context.free_record);
+        crate::runtime::add_entries(thread.entries.get());
+    }
+}
+
+/// The thread of a context.
+///
+/// # Safety
+/// `context` is the calling thread's, and no other reference to its thread is in use.
+pub unsafe fn of_context<'a>(context: *mut Context) -> &'a mut Thread {
+    // SAFETY: a context is the first field of its thread.
+    unsafe { &mut *context.cast::<Thread>() }
+}
+
+impl Thread {
+    /// Whether an address lies in the private stack.
+    pub fn owns(&self, address: u64) -> bool {
+        (self.stack.start()..self.stack.end()).contains(&address)
+    }
+}
