@@ -104,11 +104,12 @@ impl Modules {
         memory::read_word(pc.wrapping_add(at as u64 + 6).wrapping_add(i64::from(displacement) as u64))
     }
 
-    /// Whether `target` is the second half of a lazy linkage stub of the module that has the stub at `pc`: the function
-    /// behind it has not been called yet.
-    pub fn is_lazy(&self, pc: u64, target: u64) -> bool {
-        let stub = self.modules.iter().position(|module| module.has_code(pc));
-        stub.is_some() && stub == self.modules.iter().position(|module| module.has_code(target))
+    /// Whether a linkage stub at `pc` still leads to the loader: the function behind it has not been called yet. Its slot
+    /// then points to `[endbr64;] push imm32; [bnd] jmp …`.
+    pub fn is_unresolved(&self, pc: u64) -> bool {
+        let Some(bytes) = self.stub_target(pc).and_then(|target| self.code(target)) else { return false };
+        let code = bytes.strip_prefix(&[0xf3, 0x0f, 0x1e, 0xfa]).unwrap_or(&bytes);
+        code[0] == 0x68 && (code[5] == 0xe9 || code[5..7] == [0xf2, 0xe9])
     }
 }
 

@@ -11,7 +11,6 @@
 
 use crate::context::{Context, tls};
 use crate::exits::{ExitRecord, NO_UNIT};
-use crate::loops::Loop;
 use crate::memory::{Mapping, SignalsBlocked};
 use crate::records;
 use crate::recorder::Recorder;
@@ -37,8 +36,6 @@ pub struct Thread {
     pub transfer: ExitRecord,
     /// Trace entries, added up here because an atomic counter would be shared.
     pub entries: Cell<u64>,
-    /// The loop whose trace was entered last.
-    pub last: Option<&'static Loop>,
     stack: Mapping,
 }
 
@@ -95,12 +92,12 @@ pub fn create() -> bool {
         recording: false,
         transfer: ExitRecord::new(NO_UNIT, 0, 0),
         entries: Cell::new(0),
-        last: None,
         stack,
     });
     thread.context.free_record = free_record;
     thread.context.stack_top = thread.stack.end();
     thread.context.fs = stubs::fs_base();
+    thread.context.gs = gs_base();
     let thread = Box::into_raw(thread);
     // SAFETY: the thread was just made and is leaked until `free_current`; its context comes first.
     unsafe {
@@ -110,6 +107,15 @@ pub fn create() -> bool {
     // A thread that is ending already has no destructors any more; its context is leaked.
     let _ = OWNER.try_with(|owner| owner.set(Some(Owner)));
     true
+}
+
+/// The calling thread's gs base, which hardly any program uses.
+fn gs_base() -> u64 {
+    const ARCH_GET_GS: libc::c_int = 0x1004;
+    let mut base = 0_u64;
+    // SAFETY: the kernel writes one word.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_GET_GS, &raw mut base) };
+    base
 }
 
 fn free_current() {

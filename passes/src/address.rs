@@ -4,7 +4,7 @@
 //! - In normal form an address has no constant part outside of its offset; an absolute address is one constant.
 //! - A load becomes a constant only if its address is constant, equal to the recorded one, and in immutable memory.
 //! - A *promotion* guards that an address has its recorded value. Its exit is the entry's own state where the address is
-//!   a slot read at entry, else the resume exit of the load.
+//!   a slot read at entry, else the resume exit of the load. Addresses in a thread's stack or segments are not promoted.
 //!
 //! Worked example: `load i32 [v1 + v2*4 + 8]` with v1 = `add v0, 16` and v2 = const 3 is `load i32 [v0 + 36]`. If it was
 //! recorded at 0x1036 in declared memory, the guard `eq v0, 0x1012` makes it the constant that was recorded.
@@ -87,11 +87,12 @@ impl Walk<'_> {
         true
     }
 
-    /// Guards that the address of load `value` is the recorded one, where that is worth it and possible.
-    pub(crate) fn promote(&mut self, value: Value, address: &Address) -> bool {
-        let Some(Recorded { address: recorded, .. }) = self.scope.trace.recorded(value) else { return false };
+    /// Guards that the address of load `value` is the recorded one, where that is worth it and possible; then it is the
+    /// absolute address that is returned.
+    pub(crate) fn promote(&mut self, value: Value, address: &Address) -> Option<Address> {
+        let Recorded { address: recorded, .. } = self.scope.trace.recorded(value)?;
         if self.absolute(address).is_some() {
-            return false;
+            return None;
         }
         let bytes = self.scope.trace.ty(value).bytes();
         // Without a start there is no place to go to from the entry.
@@ -101,21 +102,23 @@ impl Walk<'_> {
             Some(RegionKind::Declared) if !address.index.is_some() || self.is_demanded(value) => {}
             // Read-only memory is promoted only where a dispatch depends on it, and only outside of loops.
             Some(RegionKind::ReadOnly) if at_entry && self.is_compared(value) => {}
-            Some(RegionKind::Declared | RegionKind::ReadOnly) | None => return false,
+            Some(RegionKind::Declared | RegionKind::ReadOnly) | None => return None,
         }
         let target = recorded.wrapping_sub(i64::from(address.offset) as u64) as i64;
         let exit = self.scope.trace.resume_exit(value);
         if at_entry {
             self.guard_entry(address.root, target);
-        } else if let Some(exit) = exit {
+        } else if let Some(exit) = exit
+            && !self.is_of_thread(address)
+        {
             self.guard_here(address, target, exit);
             self.scope.trace.set_resume_exit(value, None);
         } else {
             self.scope.stats.promotions_refused += 1;
-            return false;
+            return None;
         }
         self.scope.stats.promotions += 1;
-        true
+        Some(Address::new(self.scope.constant(Type::I64, recorded as i64), 0))
     }
 
     /// Guards at the start of the trace that slot read `root` is `target`.

@@ -7,8 +7,8 @@
 //! - The one exception is the red zone of a leaf function that contains the anchor: its locals lie below the stack
 //!   pointer. A function that moves its stack pointer down further to call others has none, so frames are private only
 //!   where an exit shows the stack pointer below its value at entry, and none shows that the function was left.
-//! - Parameters and re-read slots that carry the stack pointer count as "at most the stack pointer at entry" only if
-//!   all that arrives there is.
+//! - A parameter that carries the stack pointer is as far from its value at entry as all that arrives there, or at
+//!   most that value. A residual call returns with the stack pointer that it was made with.
 //! - A comparison can make the optimiser use one of two values for the other. So what is compared with a pointer into
 //!   a frame counts as one, and a comparison with a number that can be an address ends privacy.
 //!
@@ -16,7 +16,10 @@
 //! another root does not change it, so the `ret` that loads it gets the constant back and its guard vanishes.
 
 use crate::memory::Domain;
-use redmagic_ir::{Address, Call, Entity, ExitValue, Format, Inst, Map, Opcode, Slot, Terminator, Trace, Type, Value};
+use redmagic_ir::{
+    Address, Call, Entity, ExitValue, Format, Inst, Map, Opcode, Segment, Slot, Terminator, Trace, Type, Value,
+};
+use std::collections::BTreeSet;
 
 /// Numbers in this range can be addresses of a stack; smaller ones are sizes, larger ones negative.
 const ADDRESSES: std::ops::Range<u64> = 1 << 16..1 << 56;
@@ -56,6 +59,19 @@ impl Taint {
         matches!(self, Taint::Exact(offset) | Taint::Below(offset) if offset <= 0)
     }
 
+    /// What is true of two values of which one or the other is used; a clean one counts as not known yet.
+    fn join(self, other: Taint) -> Taint {
+        match (self, other) {
+            (Taint::Clean, other) => other,
+            (one, Taint::Clean) => one,
+            (one, other) if one == other => one,
+            (Taint::Exact(a) | Taint::Below(a), Taint::Exact(b) | Taint::Below(b)) if a.max(b) <= 0 => {
+                Taint::Below(a.max(b))
+            }
+            _ => Taint::Tainted,
+        }
+    }
+
     /// What becomes of it when `by` is added.
     fn moved(self, by: i64) -> Taint {
         let near = |offset: i64| offset.checked_add(by).filter(|sum| sum.abs() <= REACH);
@@ -89,19 +105,20 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
-    /// Analyses `trace`.
-    pub(crate) fn new(trace: &Trace) -> Frames {
+    /// Analyses `trace`, whose reachable segments are `order`, in reverse post-order.
+    pub(crate) fn new(trace: &Trace, order: &[Segment]) -> Frames {
         let mut analysis = Analysis {
             trace,
             taints: Map::filled(trace.insts.len(), Taint::Clean),
-            frames_hold: false,
-            stack_moves: false,
+            held: BTreeSet::new(),
+            held_anywhere: false,
+            in_calls: Taint::Exact(0),
             escaped: false,
             changed: true,
         };
         while analysis.changed {
             analysis.changed = false;
-            analysis.sweep();
+            analysis.sweep(order);
         }
         let private = !analysis.escaped && analysis.stays_below();
         Frames { private, taints: analysis.taints }
@@ -117,9 +134,9 @@ impl Frames {
         self.taints[value]
     }
 
-    /// Whether `value` is derived from the stack pointer, or may be a pointer that is.
-    pub(crate) fn is_near_stack(&mut self, trace: &Trace, value: Value) -> bool {
-        self.taint(trace, value).is_near()
+    /// Whether `value` is computed from the stack pointer (rather than perhaps loaded from a place that holds it).
+    pub(crate) fn is_stack_address(&mut self, trace: &Trace, value: Value) -> bool {
+        self.taint(trace, value).is_near() && trace.insts[value].op != Opcode::Load
     }
 
     /// Which memory `bytes` bytes at `address` are.
@@ -136,39 +153,31 @@ impl Frames {
 struct Analysis<'t> {
     trace: &'t Trace,
     taints: Map<Value, Taint>,
-    /// Whether a pointer to a frame was stored in a frame.
-    frames_hold: bool,
-    /// Whether a residual call may return with a stack pointer above that at entry.
-    stack_moves: bool,
+    /// Where words that may point to a frame were stored in frames: distances from the stack pointer at entry.
+    held: BTreeSet<i64>,
+    /// Whether such words were also stored in places of frames that are not known.
+    held_anywhere: bool,
+    /// The stack pointer that calls are made with.
+    in_calls: Taint,
     escaped: bool,
     changed: bool,
 }
 
 impl Analysis<'_> {
-    fn sweep(&mut self) {
-        let trace = self.trace;
-        for (segment, data) in trace.segments.iter() {
-            for &param in data.params.iter().filter(|param| trace.insts[**param].slot() == Some(Slot::RSP)) {
-                self.set(param, Taint::Below(0));
-            }
+    fn sweep(&mut self, order: &[Segment]) {
+        for &segment in order {
+            let data = &self.trace.segments[segment];
             for &value in &data.insts {
-                self.visit(value, Some(segment) == trace.entry);
+                self.visit(value, Some(segment) == self.trace.entry);
             }
             self.terminator(&data.terminator);
         }
     }
 
-    /// Taints only grow: clean values become related to the stack pointer, these become tainted.
     fn set(&mut self, value: Value, taint: Taint) {
-        let old = self.taints[value];
-        let new = match (old, taint) {
-            (Taint::Clean, _) => taint,
-            (_, Taint::Clean) => old,
-            (old, new) if old == new => old,
-            _ => Taint::Tainted,
-        };
-        if new != old {
-            self.taints[value] = new;
+        let joined = self.taints[value].join(taint);
+        if joined != self.taints[value] {
+            self.taints[value] = joined;
             self.changed = true;
         }
     }
@@ -182,21 +191,19 @@ impl Analysis<'_> {
         let trace = self.trace;
         let inst = &trace.insts[value];
         let taint = match inst.op {
-            Opcode::Slot if inst.slot() == Some(Slot::RSP) => match (in_entry, self.stack_moves) {
-                (true, _) => Taint::Exact(0),
-                (false, true) => Taint::Tainted,
-                (false, false) => Taint::Below(0),
-            },
+            Opcode::Slot if inst.slot() == Some(Slot::RSP) && in_entry => Taint::Exact(0),
+            // Other reads of the stack pointer get theirs from the call before.
+            Opcode::Slot => Taint::Clean,
             Opcode::Load => {
-                let held = self.frames_hold && inst.ty.bits() >= 64 && self.domain(inst) != Domain::Other;
-                if held { Taint::Tainted } else { Taint::Clean }
+                if inst.ty.bits() >= 64 && self.may_hold(inst) {
+                    Taint::Tainted
+                } else {
+                    Taint::Clean
+                }
             }
             Opcode::Store => {
                 if self.taints[inst.args[2]].points_to_frame() {
-                    let in_frame = self.domain(inst) == Domain::Frame;
-                    self.changed |= in_frame && !self.frames_hold;
-                    self.frames_hold |= in_frame;
-                    self.escape(!in_frame);
+                    self.hold(inst);
                 }
                 return;
             }
@@ -215,11 +222,43 @@ impl Analysis<'_> {
         self.set(value, taint);
     }
 
-    /// The domain of a memory access.
-    fn domain(&self, inst: &Inst) -> Domain {
-        let Some(address) = inst.address() else { return Domain::Other };
+    /// The distance of a memory access from the stack pointer at entry, as far as it is known, and its domain.
+    fn place(&self, inst: &Inst) -> (Taint, Domain) {
+        let Some(address) = inst.address() else { return (Taint::Tainted, Domain::Unclear) };
+        let root = self.taints[address.root];
         let index = address.index.is_some().then(|| self.taints[address.index]);
-        domain_of(self.taints[address.root], index, i64::from(address.offset), i64::from(inst.ty.bytes()))
+        let offset = i64::from(address.offset);
+        let start = if index.is_some() { Taint::Tainted } else { root.moved(offset) };
+        (start, domain_of(root, index, offset, i64::from(inst.ty.bytes())))
+    }
+
+    /// Accounts for a store of a pointer to a frame.
+    fn hold(&mut self, inst: &Inst) {
+        match self.place(inst) {
+            (Taint::Exact(start), Domain::Frame) => {
+                for word in (0..i64::from(inst.ty.bytes())).step_by(8) {
+                    self.changed |= self.held.insert(start + word);
+                }
+            }
+            (_, Domain::Frame) => self.hold_anywhere(),
+            (_, Domain::Unclear | Domain::Other) => self.escape(true),
+        }
+    }
+
+    fn hold_anywhere(&mut self) {
+        self.changed |= !self.held_anywhere;
+        self.held_anywhere = true;
+    }
+
+    /// Whether a load may find a pointer to a frame.
+    fn may_hold(&self, inst: &Inst) -> bool {
+        match self.place(inst) {
+            (_, Domain::Other) => false,
+            (Taint::Exact(start), Domain::Frame) if !self.held_anywhere => {
+                self.held.range(start - 7..start + i64::from(inst.ty.bytes())).next().is_some()
+            }
+            (_, Domain::Frame | Domain::Unclear) => self.held_anywhere || !self.held.is_empty(),
+        }
     }
 
     fn native(&mut self, inst: &Inst) {
@@ -230,8 +269,9 @@ impl Analysis<'_> {
         let stack = op.inputs.iter().any(|input| input.0 == Slot::RSP && frame(input));
         // With another address at hand, it might store the stack pointer there.
         let addressed = op.inputs.iter().any(|input| input.0 != Slot::RSP && input.0.as_gpr().is_some());
-        self.changed |= stack && op.memory && !self.frames_hold;
-        self.frames_hold |= stack && op.memory;
+        if stack && op.memory {
+            self.hold_anywhere();
+        }
         self.escape(given || stack && op.memory && addressed);
     }
 
@@ -243,14 +283,14 @@ impl Analysis<'_> {
             return;
         }
         for (one, other) in [(a, b), (b, a)] {
+            let taint = self.taints[one];
             match self.trace.as_const(other) {
-                Some(imm) => self.escape(self.taints[one].is_near() && ADDRESSES.contains(&(imm as u64))),
-                None if self.taints[one].points_to_frame() && !self.taints[other].is_near() => {
-                    if self.trace.as_const(one).is_none() {
-                        self.set(other, Taint::Tainted);
-                    }
+                // What was loaded is compared with addresses of code, where calls return to.
+                Some(imm) if self.trace.insts[one].op != Opcode::Load => {
+                    self.escape(taint.is_near() && ADDRESSES.contains(&(imm as u64)));
                 }
-                None => {}
+                None if taint.points_to_frame() && !self.taints[other].is_near() => self.set(other, Taint::Tainted),
+                Some(_) | None => {}
             }
         }
     }
@@ -260,11 +300,10 @@ impl Analysis<'_> {
         for target in terminator.targets() {
             for (&param, &arg) in trace.segments[target.segment].params.iter().zip(&target.args) {
                 let arg = self.taints[arg];
-                let taints = match trace.insts[param].slot() {
-                    Some(Slot::RSP) => !arg.is_below(),
-                    Some(_) | None => arg.points_to_frame(),
-                };
-                if taints {
+                let carries_stack = trace.insts[param].slot() == Some(Slot::RSP);
+                if carries_stack {
+                    self.set(param, if arg.is_below() { arg } else { Taint::Tainted });
+                } else if arg.points_to_frame() {
                     self.set(param, Taint::Tainted);
                 }
             }
@@ -280,21 +319,25 @@ impl Analysis<'_> {
     }
 
     fn call(&mut self, call: &Call) {
-        let state = &self.trace.exits[call.state];
-        let mut escapes = !state.stores.is_empty() || !state.recipes.is_empty();
-        for (slot, value) in &state.slots {
-            let taint = match value {
-                ExitValue::Value(value) => self.taints[*value],
-                ExitValue::Const(_) | ExitValue::Recipe(_) | ExitValue::Undefined => Taint::Clean,
-            };
-            if *slot != Slot::RSP {
-                escapes |= taint.points_to_frame();
-            } else if !taint.is_below() && !self.stack_moves {
-                self.stack_moves = true;
-                self.changed = true;
+        let trace = self.trace;
+        let state = &trace.exits[call.state];
+        let taint = |value: ExitValue| match value {
+            ExitValue::Value(value) => self.taints[value],
+            ExitValue::Const(_) | ExitValue::Recipe(_) | ExitValue::Undefined => Taint::Clean,
+        };
+        let gives = |&(slot, value): &(Slot, ExitValue)| slot != Slot::RSP && taint(value).points_to_frame();
+        let escapes = !state.stores.is_empty() || !state.recipes.is_empty() || state.slots.iter().any(gives);
+        // Where the stack pointer is not listed, the context has it from the entry or from an earlier call.
+        let stack = state.get(Slot::RSP).map_or(self.in_calls, taint);
+        let stack = if stack.is_near() { stack } else { Taint::Tainted };
+        self.in_calls = self.in_calls.join(stack);
+        self.escape(escapes);
+        let reads = trace.segments[call.resume].insts.iter();
+        for &read in reads.filter(|value| trace.insts[**value].slot() == Some(Slot::RSP)) {
+            if trace.insts[read].op == Opcode::Slot {
+                self.set(read, stack);
             }
         }
-        self.escape(escapes);
     }
 
     /// Whether the stack pointer goes below its value at entry at an exit, and at none of them above it or elsewhere.

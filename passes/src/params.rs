@@ -112,11 +112,14 @@ fn meet(trace: &Trace, found: Arriving, value: Value) -> Arriving {
     }
 }
 
-/// Whether `value` is read at the start of the trace from a slot whose value may be a constant.
+/// Whether `value` is read at the start of the trace from a slot whose value may be a constant (for every thread).
 fn is_entry_slot(trace: &Trace, value: Value) -> bool {
     let inst = &trace.insts[value];
-    let named = inst.op == Opcode::Slot && inst.ty == Type::I64 && inst.slot() != Some(Slot::RSP);
-    named && trace.segments[trace.entry()].insts.contains(&value)
+    let of_thread = matches!(inst.slot(), Some(Slot::RSP | Slot::FS | Slot::GS));
+    inst.op == Opcode::Slot
+        && inst.ty == Type::I64
+        && !of_thread
+        && trace.segments[trace.entry()].insts.contains(&value)
 }
 
 /// Removes the renamed parameters and their arguments.

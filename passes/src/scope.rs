@@ -299,7 +299,8 @@ impl<'t> Scope<'t> {
 
     /// The result of an operation on constants.
     ///
-    /// Floating-point arithmetic stays: its result depends on MXCSR, and it sets flags there.
+    /// Floating-point arithmetic stays: its result depends on MXCSR, and it sets flags there. Comparisons depend on
+    /// MXCSR only where it says whether subnormal operands count as zero.
     fn fold(&mut self, inst: &Inst) -> Option<Value> {
         if depends_on_mxcsr(inst.op) || matches!(inst.op.format(), Format::Slot | Format::NativeOut) {
             return None;
@@ -310,6 +311,9 @@ impl<'t> Scope<'t> {
             let imm = self.as_const(operand)?;
             let ty = self.trace.ty(operand);
             args[at] = imm as i128 as u128 & ty.mask();
+            if compares_f64(inst.op) && is_subnormal(args[at] as u64) {
+                return None;
+            }
             // The type that decides: that of the first operand, but a select's first one is its condition.
             if at == usize::from(inst.op == Opcode::Select) {
                 operand_type = ty;
@@ -437,6 +441,16 @@ fn depends_on_mxcsr(op: Opcode) -> bool {
         op.format(),
         Format::Unary(Typing::F64 | Typing::F64FromInt | Typing::F64ToInt) | Format::Binary(Typing::F64)
     )
+}
+
+/// Whether the operation compares `binary64` numbers.
+fn compares_f64(op: Opcode) -> bool {
+    matches!(op.format(), Format::Binary(Typing::F64Compare | Typing::FlagsF64))
+}
+
+/// Whether the bits are a `binary64` number next to zero, with less than full precision.
+fn is_subnormal(bits: u64) -> bool {
+    f64::from_bits(bits).is_subnormal()
 }
 
 /// The comparison that is 1 exactly if comparison `op a, b` is 0.

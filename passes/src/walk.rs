@@ -34,7 +34,9 @@ pub(crate) struct Walk<'t> {
     /// The exit of these guards.
     pub start_exit: Exit,
     graph: Graph,
-    frames: Option<Frames>,
+    frames: Frames,
+    /// Whether loads see earlier loads and stores.
+    forward: bool,
     memory: Memory,
     /// What is known of memory at the end of segments whose successors need it.
     saved: Map<Segment, Option<Memory>>,
@@ -63,12 +65,12 @@ pub(crate) fn run(trace: &mut Trace, stats: &mut Stats, forward: bool) {
     graph::remove_unreachable(trace);
     let graph = Graph::new(trace);
     let entry = trace.entry();
-    let frames = forward.then(|| Frames::new(trace));
     let mut walk = Walk {
         regions: Regions::new(trace),
         entry_guards: Vec::new(),
         start_exit: Exit::NONE,
-        frames,
+        frames: Frames::new(trace, &graph.order),
+        forward,
         memory: Memory::default(),
         saved: Map::filled(trace.segments.len(), None),
         exit_uses: count_exit_uses(trace),
@@ -141,6 +143,15 @@ impl Walk<'_> {
         let slot = self.scope.trace.insts[value].slot();
         self.entry_slots.get(value) == Some(&true)
             && slot.is_some_and(|slot| slot != Slot::RSP && slot != Slot::FS && slot != Slot::GS)
+    }
+
+    /// Whether an address depends on the thread: on its stack pointer or its segment bases.
+    pub(crate) fn is_of_thread(&mut self, address: &Address) -> bool {
+        [address.root, address.index].into_iter().filter(|part| part.is_some()).any(|part| {
+            let inst = &self.scope.trace.insts[part];
+            let is_segment = inst.op == Opcode::Slot && matches!(inst.slot(), Some(Slot::FS | Slot::GS));
+            is_segment || self.frames.is_stack_address(self.scope.trace, part)
+        })
     }
 
     /// Whether `value` is an address that is compared for equality, as the target of a dispatch is.
@@ -283,8 +294,8 @@ impl Walk<'_> {
         if let Some(exit) = self.scope.trace.resume_exit(value) {
             self.update_exit(exit);
         }
-        if self.promote(value, &address) {
-            address = self.normalise(address);
+        if let Some(promoted) = self.promote(value, &address) {
+            address = promoted;
             if self.fold_load(value, &address) {
                 return;
             }
@@ -295,7 +306,7 @@ impl Walk<'_> {
             self.scope.visit_pure(value, inst);
             return;
         }
-        if self.frames.is_some() {
+        if self.forward {
             let place = self.place(&address, inst.ty);
             if let Some(known) = self.memory.load(&place, inst.ty)
                 && let Some(other) = self.extract(known, inst.ty)
@@ -342,7 +353,7 @@ impl Walk<'_> {
         let address = self.normalise(address);
         inst.set_address(address);
         inst.args[2] = self.scope.resolve(inst.args[2]);
-        if self.frames.is_some() {
+        if self.forward {
             let place = self.place(&address, inst.ty);
             if let Some(Known::Same(known)) = self.memory.load(&place, inst.ty)
                 && self.scope.resolve(known) == inst.args[2]
@@ -367,12 +378,9 @@ impl Walk<'_> {
             let base = Base { root: Value::NONE, index: Value::NONE, scale: 1 };
             return Place { base, offset: absolute as i64, bytes, domain: Domain::Other };
         }
-        let offset = i64::from(offset);
-        let domain = match &mut self.frames {
-            Some(frames) => frames.domain(self.scope.trace, root, index, offset, bytes),
-            None => Domain::Other,
-        };
-        Place { base: Base { root, index, scale: if index.is_some() { scale } else { 1 } }, offset, bytes, domain }
+        let domain = self.frames.domain(self.scope.trace, address, bytes);
+        let base = Base { root, index, scale: if index.is_some() { scale } else { 1 } };
+        Place { base, offset: i64::from(offset), bytes, domain }
     }
 
     fn terminator(&mut self, segment: Segment) {
@@ -397,7 +405,7 @@ impl Walk<'_> {
             terminator = Terminator::Jump(target);
         }
         let continues = terminator.successors().iter().any(|next| self.graph.only_pred(*next).is_some());
-        if continues && self.frames.is_some() {
+        if continues && self.forward {
             self.saved[segment] = Some(std::mem::take(&mut self.memory));
         }
         self.scope.trace.segments[segment].terminator = terminator;

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{every_subset, guest, optimised, trace};
+use common::{every_subset, guest, optimised, same_effects_on, trace};
 use redmagic_ir::{Opcode, Slot};
 use redmagic_passes::Pipeline;
 
@@ -83,6 +83,94 @@ exit2 @0x60 { rax = v1, flags = v5 }
     assert!(after.segments.values().all(|s| s.insts.iter().all(|v| !after.insts[*v].op.is_flags())), "{after}");
     assert!(after.to_string().contains("fl_inc(v0, ult(v0, v1))"), "{after}");
     every_subset(&text, &guest(&[(Slot::RAX, 6)]));
+}
+
+#[test]
+fn flags_of_dead_operations_are_sunk_with_what_they_use() {
+    // `adc` whose overflow decides a move of a register to itself: the condition is dead, the flags are not.
+    let adc = "trace t {
+seg0():
+  v0: i64 = slot rax
+  v1: i32 = slot flags
+  v2: i64 = slot r10
+  v3: i1 = cond.b v1
+  v4: i16 = trunc v0
+  v5: i16 = const 187
+  v6: i32 = fl_adc v4, v5, v3
+  v7: i1 = cond.no v6
+  v8: i64 = select v7, v2, v2
+  leave exit0
+exit0 @0x40 { flags = v6 }
+}";
+    // The same for an `sbb` of a byte in memory.
+    let sbb = "trace t {
+seg0():
+  v0: i64 = slot rbx
+  v1: i32 = slot flags
+  v2: i64 = slot r11
+  v3: i1 = cond.b v1
+  v4: i8 = trunc v2
+  v5: i8 = load [v0]
+  v6: i32 = fl_sbb v4, v5, v3
+  v7: i1 = cond.no v6
+  v8: i64 = zext v4
+  v9: i64 = select v7, v8, v2
+  leave exit0
+exit0 @0x40 { flags = v6 }
+}";
+    // A shift by cl keeps the old flags for a count of 0, and the borrow of an `sbb` comes from them.
+    let shift = "trace t {
+seg0():
+  v0: i64 = slot rax
+  v1: i64 = slot rcx
+  v2: i32 = slot flags
+  v3: i8 = trunc v1
+  v4: i8 = const 63
+  v5: i8 = and v3, v4
+  v6: i32 = fl_sub v0, v1
+  v7: i32 = fl_shl v0, v5, v6
+  v8: i1 = cond.b v7
+  v9: i64 = zext v8
+  v10: i64 = sub v0, v1
+  v11: i64 = sub v10, v9
+  v12: i32 = fl_sbb v0, v1, v8
+  v13: i1 = cond.ne v2
+  guard v13, exit1
+  leave exit0
+exit0 @0x40 { flags = v12 }
+exit1 @0x50 { flags = v7 }
+}";
+    for (text, sunk) in [(adc, 1), (sbb, 1), (shift, 1)] {
+        for list in ["flags", "flags,dce", "flags,flags", "flags,params,fold,flags", "dce,flags", "forward,flags"] {
+            let (after, stats) = optimised(&trace(text), list);
+            assert!(stats.sunk >= sunk, "{list}: {after}");
+        }
+        every_subset(text, &guest(&[(Slot::RAX, 6), (Slot::RBX, 0x5000)]));
+    }
+}
+
+#[test]
+fn flags_in_a_resume_exit_become_a_recipe_there_too() {
+    let text = "trace t @0x400000 {
+region declared 0x1000-0x2000
+seg0():
+  v0: i64 = slot rax
+  v1: i64 = slot rcx
+  v2: i64 = add v0, v1
+  v3: i32 = fl_add v0, v1
+  v4: i32 = load [v2 + 16] @0x1010=3 resume exit0
+  v5: i32 = fl_logic v4
+  v6: i64 = zext v4
+  leave exit1
+exit0 @0x400010 { rax = v2, flags = v3 }
+exit1 @0x400020 { rax = v6, flags = v5 }
+}";
+    let (after, stats) = optimised(&trace(text), "flags,fold,dce");
+    assert_eq!((stats.sunk, stats.promotions, stats.loads_folded), (2, 1, 1), "{after}");
+    assert!(after.to_string().contains("flags = fl_add(v0, v1)"), "{after}");
+    let mut base = guest(&[(Slot::RAX, 0x800), (Slot::RCX, 0x800)]);
+    base.memory.set(0x1010, 4, 3);
+    assert_eq!(same_effects_on(&trace(text), &after, &base, 1, |_| true), 1);
 }
 
 #[test]

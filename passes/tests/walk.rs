@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{every_subset, guest, optimised, same_effects, trace};
+use common::{every_subset, guest, optimised, same_effects, same_effects_on, trace};
 use redmagic_ir::{Opcode, Slot, Trace};
 
 /// How many placed instructions have opcode `op`.
@@ -351,4 +351,44 @@ native0 @0x48 bytes 90
     let native = text.replace("NATIVE", "native native0");
     assert_eq!(optimised(&trace(&native), "fold,dce").1.merged, 0);
     every_subset(&native, &guest(&[]));
+}
+
+#[test]
+fn a_dispatch_through_an_indexed_declared_table_folds() {
+    let text = "trace t @0x400000 {
+region declared 0x8000-0x9000
+seg0():
+  v0: i64 = slot rbx
+  v1: i64 = load [v0]
+  v2: i64 = const 0x8000
+  v3: i64 = load [v2 + v1*8] @0x8018=0x400300 resume exit2
+  v4: i64 = const 0x400300
+  v5: i1 = eq v3, v4
+  guard v5, exit0
+  leave exit1
+exit0 @0x400100 { rax = v3 }
+exit1 @0x400300 { rax = v3 }
+exit2 @0x400010 { rcx = v1 }
+}";
+    let (after, stats) = optimised(&trace(text), "fold,dce");
+    assert_eq!((stats.promotions, stats.loads_folded, stats.guards_removed), (1, 1, 1), "{after}");
+    let mut base = guest(&[(Slot::RBX, 0x5000)]);
+    base.memory.set(0x5000, 8, 3);
+    base.memory.set(0x8018, 8, 0x400300);
+    assert_eq!(same_effects_on(&trace(text), &after, &base, 1, |_| true), 1);
+}
+
+#[test]
+fn comparisons_of_subnormal_numbers_are_left_to_the_machine() {
+    let text = "trace t {
+seg0():
+  v0: i64 = const 0
+  v1: i64 = const BITS
+  v2: i1 = flt64 v0, v1
+  v3: i64 = zext v2
+  leave exit0
+exit0 @0x40 { rax = v3 }
+}";
+    assert_eq!(optimised(&trace(&text.replace("BITS", "1")), "fold,dce").1.folded, 0);
+    assert_eq!(optimised(&trace(&text.replace("BITS", "0x3ff0000000000000")), "fold,dce").1.folded, 2);
 }

@@ -2,7 +2,7 @@
 //!
 //! An [`Entry`] per instruction always; a [`CheckLog`] beside it when traces are to be checked against their recordings.
 
-use super::slots::SlotInfo;
+use super::slots::{Access, SlotInfo};
 use crate::context::Context;
 use crate::memory::guest_load;
 use redmagic_ir::{CallEffect, Slot};
@@ -117,10 +117,20 @@ impl CheckLog {
     }
 
     /// Notes the memory that entry `step` is about to access. Returns where its accesses begin.
-    #[expect(unsafe_code, reason = "reads what the guest is about to access")]
     pub fn before(&mut self, step: u32, slot: &SlotInfo, context: &Context) -> usize {
         let first = self.accesses.len();
-        for access in &slot.accesses {
+        self.note(step, slot, context, |_| true);
+        first
+    }
+
+    /// Notes only what entry `step` is about to read.
+    pub fn before_reads(&mut self, step: u32, slot: &SlotInfo, context: &Context) {
+        self.note(step, slot, context, |access| access.reads && !access.writes);
+    }
+
+    #[expect(unsafe_code, reason = "reads what the guest is about to access")]
+    fn note(&mut self, step: u32, slot: &SlotInfo, context: &Context, wanted: impl Fn(&Access) -> bool) {
+        for access in slot.accesses.iter().filter(|access| wanted(access)) {
             if access.size > 16 || self.accesses.len() == self.accesses.capacity() {
                 self.incomplete = true;
                 continue;
@@ -138,7 +148,6 @@ impl CheckLog {
                 writes: access.writes,
             });
         }
-        first
     }
 
     /// Notes what entry `step` has done, whose accesses begin at `first`.

@@ -27,7 +27,7 @@ use crate::memory::{guest_load, guest_store};
 use crate::runtime::{Decision, Runtime};
 use crate::stubs;
 use log::{CheckLog, Entry, EntryKind};
-use redmagic_ir::Slot;
+use redmagic_ir::{CallEffect, Slot};
 use redmagic_lift::{Convention, Refusal};
 use slots::{Condition, Kind, SlotInfo};
 use std::fmt;
@@ -349,6 +349,7 @@ impl Recorder {
         let decision = self.decide(target, runtime);
         match decision {
             Decision::Into => {
+                self.note_reads(slot, address, context);
                 self.push(slot, target, (address, target), EntryKind::Inst);
                 context.rip = target;
                 Ok(if address == 0 && !matches!(slot.kind, Kind::JumpIndirect) { Flow::Taken } else { Flow::Elsewhere })
@@ -374,7 +375,11 @@ impl Recorder {
         context: &mut Context,
         runtime: &'static Runtime,
     ) -> Result<Flow, Stop> {
-        let decision = self.decide(target, runtime);
+        let decision = match self.decide(target, runtime) {
+            // A call comes back, wherever it goes.
+            Decision::Outside => Decision::Residual { external: true, effect: CallEffect::Any },
+            decision => decision,
+        };
         match decision {
             Decision::Into => {
                 if self.frames.len() == self.frames.capacity() {
@@ -406,6 +411,14 @@ impl Recorder {
         }
     }
 
+    /// Notes for checks that a branch has loaded its target from `address` (0 if it has not).
+    fn note_reads(&mut self, slot: &SlotInfo, address: u64, context: &Context) {
+        let step = self.log.len() as u32;
+        if let Some(check) = self.check.as_mut().filter(|_| address != 0) {
+            check.before_reads(step, slot, context);
+        }
+    }
+
     /// A call that is not followed: of the API, or residual.
     fn leave_for(
         &mut self,
@@ -420,6 +433,7 @@ impl Recorder {
             Decision::Api(api) => self.api(slot, api, callee, context, runtime),
             Decision::Residual { external, effect } => {
                 let kind = EntryKind::Call { target, return_address, tail, effect, external };
+                self.note_reads(slot, address, context);
                 self.push(slot, return_address, (address, target), kind);
                 if tail {
                     context.gpr[4] = context.rsp().wrapping_add(8);

@@ -1,0 +1,290 @@
+//! Replays a recording on its trace, in the evaluator.
+//!
+//! One iteration of the trace is evaluated from the state at the recording's start, on the memory that the recording saw.
+//! It must end where the recording ended, with the same registers, and must have left the same bytes wherever either of
+//! them has written.
+//!
+//! # How memory is rebuilt
+//! A residual call may change any memory, so the recording is cut into *epochs* at its calls. Within an epoch, memory is
+//! what was seen at the first access to each byte. The trace reads nothing else: it does less than the recording.
+//!
+//! # What is not compared
+//! Flags: the machine defines some of them otherwise than the IR, where the manual leaves them undefined. Wrong flags show
+//! as wrong guards. Slots that the exit calls undefined.
+
+use crate::context::Context;
+use crate::recorder::Recorder;
+use crate::recorder::log::{CheckLog, EntryKind, MemoryLog};
+use redmagic_ir::eval::{EvalError, Fault, Guest, Machine, Outcome};
+use redmagic_ir::graph::Graph;
+use redmagic_ir::{ExitData, ExitValue, NativeOp, Segment, Slot, Target, Terminator, Trace};
+use std::collections::HashMap;
+use std::fmt;
+
+/// How a replay differed from its recording.
+#[derive(Clone, Debug)]
+pub enum Difference {
+    /// The evaluator failed.
+    Failed(EvalError),
+    /// The trace was left elsewhere.
+    Left {
+        /// There.
+        pc: u64,
+        /// After so many instructions.
+        step: u32,
+    },
+    /// Another function was called, or none.
+    Call {
+        /// The recorded callee, 0 if none was called.
+        expected: u64,
+    },
+    /// A register has another value.
+    Register {
+        /// The slot.
+        slot: Slot,
+        /// What the recording has.
+        expected: u64,
+        /// What the trace has.
+        found: u64,
+    },
+    /// A byte of memory has another value.
+    Memory {
+        /// Its address.
+        address: u64,
+        /// What the recording has; `None` if it did not write there.
+        expected: Option<u8>,
+        /// What the trace has.
+        found: Option<u8>,
+    },
+    /// It does not end.
+    Endless,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Difference::Failed(error) => error.fmt(f),
+            Difference::Left { pc, step } => write!(f, "left at {pc:#x} after {step} instructions"),
+            Difference::Call { expected } => write!(f, "expected a call of {expected:#x}"),
+            Difference::Register { slot, expected, found } => {
+                write!(f, "{slot} is {found:#x} instead of {expected:#x}")
+            }
+            Difference::Memory { address, expected, found } => {
+                write!(f, "the byte at {address:#x} is {found:x?} instead of {expected:x?}")
+            }
+            Difference::Endless => f.write_str("does not end"),
+        }
+    }
+}
+
+/// The trace with its back edges turned into exits to its start. `None` if a loop carries values that are in no slot.
+pub fn single_iteration(trace: &Trace) -> Option<Trace> {
+    let graph = Graph::new(trace);
+    let mut once = trace.clone();
+    for &header in graph.headers() {
+        let params: Option<Vec<Slot>> = trace.segments[header].params.iter().map(|p| trace.insts[*p].slot()).collect();
+        let params = params?;
+        for source in graph.back_edges(header) {
+            let Terminator::Jump(Target { args, .. }) = &trace.segments[source].terminator else { return None };
+            let mut exit = ExitData::new(trace.start, 0);
+            for (slot, value) in params.iter().zip(args) {
+                exit.set(*slot, ExitValue::Value(*value));
+            }
+            let exit = once.exits.push(exit);
+            once.segments[source].terminator = Terminator::Leave(exit);
+        }
+    }
+    Some(once)
+}
+
+/// Evaluates one iteration of `trace`, which was recorded by `recorder` and ended in `context`. Returns whether it could be
+/// checked at all.
+pub fn replay(trace: &Trace, recorder: &Recorder, log: &CheckLog, context: &Context) -> Result<bool, Difference> {
+    let Some(once) = single_iteration(trace).filter(|_| !log.incomplete) else { return Ok(false) };
+    let calls: Vec<u32> = (0..recorder.log.len() as u32)
+        .filter(|step| matches!(recorder.log[*step as usize].kind, EntryKind::Call { .. }))
+        .collect();
+    let mut guest = Replay { slots: log.start, recorder, log, memory: HashMap::new(), next_state: 0 };
+    let mut machine = Machine::new(&once);
+    let mut resume: Option<Segment> = None;
+    for epoch in 0..=calls.len() {
+        let first = epoch.checked_sub(1).map_or(0, |before| calls[before] + 1);
+        let end = calls.get(epoch).copied();
+        guest.begin_epoch(first, end.map_or(u32::MAX, |end| end + 1));
+        let outcome = match resume {
+            None => machine.enter(&once, &mut guest, FUEL),
+            Some(segment) => machine.resume(&once, segment, &mut guest, FUEL),
+        };
+        match (outcome.map_err(Difference::Failed)?, end) {
+            (Outcome::Call { target, resume: segment, .. }, Some(step)) => {
+                if let EntryKind::Call { target: expected, .. } = recorder.log[step as usize].kind
+                    && expected != target
+                {
+                    return Err(Difference::Call { expected });
+                }
+                guest.compare_memory()?;
+                guest.take_call_state(step);
+                resume = Some(segment);
+            }
+            (Outcome::Exit(exit), None) => {
+                let exit = &once.exits[exit];
+                if exit.pc != context.rip {
+                    return Err(Difference::Left { pc: exit.pc, step: exit.step });
+                }
+                guest.compare_memory()?;
+                guest.compare_slots(exit, context)?;
+                return Ok(true);
+            }
+            (Outcome::Exit(exit), Some(_)) => {
+                let exit = &once.exits[exit];
+                return Err(Difference::Left { pc: exit.pc, step: exit.step });
+            }
+            (Outcome::Call { .. }, None) => return Err(Difference::Call { expected: 0 }),
+            (Outcome::OutOfFuel, _) => return Err(Difference::Endless),
+        }
+    }
+    Ok(true)
+}
+
+/// More than any single iteration needs.
+const FUEL: u64 = 50_000_000;
+
+/// A byte of memory.
+#[derive(Clone, Copy)]
+struct Byte {
+    /// What the trace has made of it.
+    now: u8,
+    /// What the recording left there at the end of the epoch; `None` if it never wrote it.
+    expected: Option<u8>,
+    /// The trace has written it.
+    written: bool,
+}
+
+struct Replay<'a> {
+    slots: [u64; Slot::COUNT],
+    recorder: &'a Recorder,
+    log: &'a CheckLog,
+    memory: HashMap<u64, Byte>,
+    next_state: usize,
+}
+
+impl Replay<'_> {
+    /// Memory as the entries `first..end` saw it first, and what they left.
+    fn begin_epoch(&mut self, first: u32, end: u32) {
+        self.memory.clear();
+        let from = self.log.accesses.partition_point(|access| access.step < first);
+        for access in self.log.accesses[from..].iter().take_while(|access| access.step < end) {
+            for at in 0..access.size {
+                let byte = |value: u128| (value >> (at * 8)) as u8;
+                let entry = self.memory.entry(access.address.wrapping_add(u64::from(at))).or_insert(Byte {
+                    now: byte(access.before),
+                    expected: None,
+                    written: false,
+                });
+                if access.writes {
+                    entry.expected = Some(byte(access.after));
+                }
+            }
+        }
+    }
+
+    /// What both have left in memory.
+    fn compare_memory(&self) -> Result<(), Difference> {
+        for (&address, byte) in &self.memory {
+            match byte.expected {
+                Some(expected) if expected != byte.now => {
+                    return Err(Difference::Memory { address, expected: Some(expected), found: Some(byte.now) });
+                }
+                None if byte.written => {
+                    return Err(Difference::Memory { address, expected: None, found: Some(byte.now) });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn compare_slots(&self, exit: &ExitData, context: &Context) -> Result<(), Difference> {
+        for slot in Slot::all().filter(|slot| *slot != Slot::FLAGS) {
+            let (expected, found) = (context.slot(slot), self.slots[slot.index()]);
+            let defined = exit.get(slot) != Some(ExitValue::Undefined) && self.is_defined(slot);
+            if defined && expected != found {
+                return Err(Difference::Register { slot, expected, found });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the recording ends with a value in `slot` that anybody may look at: right behind an anchor call, only
+    /// what the convention keeps.
+    fn is_defined(&self, slot: Slot) -> bool {
+        match self.recorder.log.last().map(|entry| entry.kind) {
+            Some(EntryKind::Api { convention: redmagic_lift::Convention::Macro, .. }) => {
+                slot.as_gpr().is_some() && slot != Slot::RAX && slot != Slot::RCX
+            }
+            Some(EntryKind::Api { .. }) => slot.is_callee_saved(),
+            _ => true,
+        }
+    }
+
+    /// What the callee of entry `step` has left.
+    fn take_call_state(&mut self, step: u32) {
+        if let Some(at) = self.log.states[self.next_state..].iter().position(|state| state.0 == step) {
+            self.next_state += at + 1;
+            self.slots = self.log.states[self.next_state - 1].1;
+        }
+    }
+
+    fn accesses_of(&self, step: u32) -> &[MemoryLog] {
+        let from = self.log.accesses.partition_point(|access| access.step < step);
+        let length = self.log.accesses[from..].iter().take_while(|access| access.step == step).count();
+        &self.log.accesses[from..from + length]
+    }
+}
+
+impl Guest for Replay<'_> {
+    fn slot(&self, slot: Slot) -> u64 {
+        self.slots[slot.index()]
+    }
+
+    fn set_slot(&mut self, slot: Slot, value: u64) {
+        self.slots[slot.index()] = value;
+    }
+
+    fn load(&mut self, address: u64, bytes: u32) -> Result<u128, Fault> {
+        (0..u64::from(bytes)).try_fold(0, |value, at| {
+            let address = address.wrapping_add(at);
+            let byte = self.memory.get(&address).ok_or(Fault::Unmapped { address })?;
+            Ok(value | u128::from(byte.now) << (at * 8))
+        })
+    }
+
+    fn store(&mut self, address: u64, bytes: u32, value: u128) -> Result<(), Fault> {
+        for at in 0..u64::from(bytes) {
+            let byte = (value >> (at * 8)) as u8;
+            let unknown = Byte { now: byte, expected: None, written: true };
+            let entry = self.memory.entry(address.wrapping_add(at)).or_insert(unknown);
+            (entry.now, entry.written) = (byte, true);
+        }
+        Ok(())
+    }
+
+    /// Does what the recorded instruction did: the next one in the log at the same place.
+    fn native(&mut self, op: &NativeOp) -> Result<(), Fault> {
+        let states = &self.log.states[self.next_state..];
+        let here = |step: u32| self.recorder.log[step as usize].slot.pc == op.pc;
+        let Some(at) = states.iter().position(|state| here(state.0)) else {
+            return Err(Fault::Native { pc: op.pc, reason: "it was not recorded".to_owned() });
+        };
+        let (step, slots) = &states[at];
+        self.next_state += at + 1;
+        for slot in &op.outputs {
+            self.slots[slot.index()] = slots[slot.index()];
+        }
+        let writes: Vec<MemoryLog> = self.accesses_of(*step).iter().filter(|access| access.writes).copied().collect();
+        for access in writes {
+            self.store(access.address, access.size, access.after)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,76 @@
+//! Units: compiled traces with what is known of their exits.
+//!
+//! Worked example: unit 3, the loop of anchor 1, has the exits 0 (guest, hot: linked to unit 5), 1 (the state of a residual
+//! call) and 2 (guest, taken twice). Dropping unit 5 unlinks exit 0; dropping unit 3 makes anchor 1 cold again.
+
+use crate::exits::ExitRecord;
+use crate::pieces::VectorState;
+use crate::recorder::Origin;
+use redmagic_backend::ExitCode;
+use redmagic_ir::{ExitKind, Terminator, Trace};
+
+/// A compiled trace.
+pub struct Unit {
+    /// A name for people.
+    pub name: String,
+    /// The address of its function.
+    pub function: u64,
+    /// Where its recording began.
+    pub origin: Origin,
+    /// The exit records, by exit; machine code refers to them.
+    pub records: Box<[ExitRecord]>,
+    /// What is known of the exits.
+    pub exits: Vec<ExitInfo>,
+    /// Ranges that the host has declared immutable and that the trace relies on.
+    pub dependencies: Vec<(u64, u64)>,
+    /// Residual calls save all vector state.
+    pub wide: bool,
+    /// It is no longer entered; activations go on in the guest.
+    pub dropped: bool,
+}
+
+/// An exit of a unit.
+pub struct ExitInfo {
+    /// What the trace's code leaves to do.
+    pub code: ExitCode,
+    /// Where the guest goes on.
+    pub pc: u64,
+    /// Where control goes.
+    pub kind: ExitKind,
+    /// What has to be restored.
+    pub vectors: VectorState,
+    /// It is the state of a residual call.
+    pub is_call: bool,
+    /// The piece that leaves to the guest, once it was made, and whether it counts.
+    pub piece: Option<u64>,
+    /// The unit that it is linked to.
+    pub linked: Option<u32>,
+    /// Times that a recording from here was tried in vain.
+    pub failures: u32,
+}
+
+/// Which vector registers each exit of a trace has to restore, if the trace is entered in `entry`.
+///
+/// At an anchor all vector registers are dead, and what is neither written nor passed through a call is still in the
+/// machine. As soon as the context is written by a call or by a verbatim instruction, it is the context that counts.
+pub fn exit_vectors(trace: &Trace, entry: VectorState) -> Vec<VectorState> {
+    let natives = || trace.natives.values();
+    let base = if natives().any(|native| native.wide) {
+        VectorState::All
+    } else {
+        let calls = trace.segments.values().any(|segment| matches!(segment.terminator, Terminator::Call(_)));
+        let vector = natives().any(|native| native.outputs.iter().any(|slot| slot.as_xmm().is_some()));
+        entry.max(if calls || vector { VectorState::Xmm } else { VectorState::None })
+    };
+    let lists_vector = |exit: &redmagic_ir::ExitData| exit.slots.iter().any(|(slot, _)| slot.as_xmm().is_some());
+    trace
+        .exits
+        .values()
+        .map(|exit| base.max(if lists_vector(exit) { VectorState::Xmm } else { VectorState::None }))
+        .collect()
+}
+
+/// Whether residual calls of a trace have to save all vector state.
+pub fn is_wide(trace: &Trace, entry: VectorState) -> bool {
+    entry == VectorState::All || trace.natives.values().any(|native| native.wide)
+}
