@@ -60,12 +60,16 @@ impl Modules {
 
     /// The number of the module whose code contains `pc`.
     pub fn of_code(&mut self, pc: u64) -> Option<usize> {
-        let find = |modules: &[Module]| modules.iter().position(|module| module.has_code(pc));
-        match find(&self.modules) {
+        match self.find(pc) {
             Some(at) => Some(at),
-            None if self.refresh() => find(&self.modules),
+            None if self.refresh() => self.find(pc),
             None => None,
         }
+    }
+
+    /// The number of the module in the last snapshot whose code contains `pc`.
+    pub fn find(&self, pc: u64) -> Option<usize> {
+        self.modules.iter().position(|module| module.has_code(pc))
     }
 
     /// The module numbered `at`.

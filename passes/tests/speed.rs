@@ -7,15 +7,16 @@ use redmagic_passes::{Pipeline, Stats, optimise};
 use std::fmt::Write;
 use std::time::Instant;
 
-/// A straight trace of `blocks` interpreter-like pieces: decoding, two checked loads, a sum with its flags, two stores.
-fn pieces(blocks: usize) -> Trace {
+/// A straight trace of `blocks` interpreter-like pieces: decoding what `word` says, two checked loads, a sum with its
+/// flags, a store.
+fn pieces(blocks: usize, word: fn(usize) -> String) -> Trace {
     let mut text =
         String::from("trace speed {\nseg0():\n  v0: i64 = slot rbx\n  v1: i64 = slot rbp\n  v2: i64 = slot rsp\n");
     let mut exits = String::new();
     for block in 0..blocks {
         let v = |at: usize| format!("v{}", 10 + block * 20 + at);
         let lines = [
-            (0, format!("i64 = const {}", 0x4000_1234 + block * 256)),
+            (0, word(block)),
             (1, "i8 = const 16".into()),
             (2, format!("i64 = lshr {}, {}", v(0), v(1))),
             (3, "i64 = const 255".into()),
@@ -45,7 +46,8 @@ fn pieces(blocks: usize) -> Trace {
 /// Nanoseconds for each operation before the first pass.
 fn measure(trace: &Trace) -> (f64, Stats) {
     let pipeline = Pipeline::default();
-    let best = (0..5).map(|_| {
+    let rounds = std::env::var("SPEED_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(5);
+    let best = (0..rounds).map(|_| {
         let mut copy = trace.clone();
         let start = Instant::now();
         let stats = optimise(&mut copy, &pipeline);
@@ -56,8 +58,12 @@ fn measure(trace: &Trace) -> (f64, Stats) {
 
 #[test]
 fn time_grows_with_length_only() {
-    let (small, stats) = measure(&pieces(50));
-    let (large, _) = measure(&pieces(1000));
-    println!("{small:.0} ns an operation at 800, {large:.0} ns at 16000; {stats}");
-    assert!(large < small * 4.0 + 1000.0, "{small} ns an operation, {large} ns in a long trace");
+    let constant = |block: usize| format!("i64 = const {}", 0x4000_1234 + block * 256);
+    let loaded = |block: usize| format!("i64 = load [v0 + {}]", block * 8);
+    for (name, word) in [("constant", constant as fn(usize) -> String), ("loaded", loaded)] {
+        let (small, stats) = measure(&pieces(50, word));
+        let (large, _) = measure(&pieces(1000, word));
+        println!("{name} code: {small:.0} ns an operation at 800, {large:.0} ns at 16000; {stats}");
+        assert!(large < small * 4.0 + 1000.0, "{small} ns an operation, {large} ns in a long trace");
+    }
 }

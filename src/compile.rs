@@ -1,0 +1,370 @@
+//! From a finished recording to a unit: lift, optimise, check, lower, place.
+//!
+//! # Invariants
+//! - A failure changes nothing but the code arena (which only grows) and is counted by its text.
+//! - The optimiser sees no memory: constants come from the recording, and only from ranges listed in `regions`.
+//!
+//! # Worked example
+//! The recording of a loop with 51 instructions, among them a load from declared bytecode, becomes a trace of 71 operations,
+//! is optimised to 17, passes its replay, and is placed with 4 exit records; the summary is one line of the log.
+
+use crate::check;
+use crate::context::{Context, backend_layout};
+use crate::exits::{EXIT_STRIDE, ExitRecord};
+use crate::interpret;
+use crate::options::{Check, Engine};
+use crate::pieces::{self, VectorState};
+use crate::recorder::log::{Entry, EntryKind};
+use crate::recorder::{Origin, Recorder, disassembly, slots};
+use crate::runtime::{Runtime, Shared};
+use crate::stats::{self, COUNTERS};
+use crate::stubs;
+use crate::unit::{ExitInfo, Unit, exit_vectors, is_wide};
+use redmagic_backend::{BackendError, ExitCode, FlagsRecipe, Request};
+use redmagic_ir::{Exit, NativeOp, Region, RegionKind, Slot, Terminator, Trace, Type};
+use redmagic_lift::{Code, Recording, Refusal};
+use std::collections::BTreeSet;
+use std::fmt::{self, Write};
+
+/// Why a recording did not become a unit.
+#[derive(Debug)]
+pub enum Failure {
+    /// The lifter refused it.
+    Refused(Refusal),
+    /// A trace is malformed: a bug, found before it could do harm.
+    Malformed(String),
+    /// The backend refused it.
+    Backend(BackendError),
+    /// It is too large after optimisation.
+    TooManyOperations(usize),
+    /// The code arena is full.
+    NoMemory,
+    /// The trace does not do what was recorded: a bug, found by a check.
+    Check {
+        /// After which stage.
+        stage: &'static str,
+        /// How it showed.
+        difference: String,
+    },
+    /// The compiler panicked: a bug, contained.
+    Panicked,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Refused(refusal) => write!(f, "cannot be lifted: {refusal}"),
+            Failure::Malformed(error) => write!(f, "malformed trace: {error}"),
+            Failure::Backend(error) => write!(f, "cannot be lowered: {error}"),
+            Failure::TooManyOperations(_) => f.write_str("too many operations"),
+            Failure::NoMemory => f.write_str("no memory for code"),
+            Failure::Check { stage, .. } => write!(f, "check failed after {stage}"),
+            Failure::Panicked => f.write_str("the compiler panicked"),
+        }
+    }
+}
+
+impl Failure {
+    /// More words for the log.
+    pub fn detail(&self) -> String {
+        match self {
+            Failure::TooManyOperations(count) => format!("{self}: {count}"),
+            Failure::Check { difference, .. } => format!("{self}: {difference}"),
+            _ => self.to_string(),
+        }
+    }
+}
+
+/// Where a recording ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// At its own anchor.
+    Loop,
+    /// At the anchor of the loop with this number.
+    Anchor(u32),
+    /// In front of something that a trace cannot contain.
+    Exit,
+}
+
+/// A unit, and a line about it.
+pub struct Compiled {
+    /// The unit.
+    pub unit: Unit,
+    /// For the log.
+    pub summary: String,
+}
+
+/// The guest's code, as the lifter reads it.
+struct GuestCode<'a>(&'a Shared);
+
+impl Code for GuestCode<'_> {
+    fn read(&self, pc: u64) -> Option<[u8; 16]> {
+        self.0.modules.code(pc)
+    }
+}
+
+/// Compiles what `recorder` has recorded, which ended with the state in `context`. `vectors` is what the entry finds in
+/// the context only. Signals are blocked.
+pub fn compile(
+    shared: &mut Shared,
+    runtime: &Runtime,
+    recorder: &Recorder,
+    context: &Context,
+    end: End,
+    vectors: VectorState,
+) -> Result<Compiled, Failure> {
+    let number = shared.units.len() as u32;
+    let name = match recorder.origin {
+        Origin::Anchor(own) => format!("trace {number}: loop {} at {:#x}", own.number, own.site),
+        Origin::Exit { unit, exit } => format!("trace {number}: side trace of exit {exit} of trace {unit}"),
+    };
+    let recording = recording(shared, runtime, recorder, context, end, &name);
+    let lifted = redmagic_lift::lift(&recording, &GuestCode(shared)).map_err(Failure::Refused)?;
+    stats::add(&COUNTERS.native_operations, u64::from(lifted.natives));
+    let checking = shared.options.check != Check::Off;
+    let verified = cfg!(debug_assertions) || checking;
+    verify(&lifted.trace, verified)?;
+    if checking {
+        replay(&lifted.trace, recorder, context, "lifting")?;
+    }
+    let mut trace = lifted.trace.clone();
+    let optimised = redmagic_passes::optimise(&mut trace, &shared.options.passes);
+    // The optimised trace is the last one that a bug could have touched before it runs: always verified.
+    verify(&trace, true)?;
+    if checking {
+        replay(&trace, recorder, context, "optimisation")?;
+    }
+    if trace.len() > shared.options.max_operations as usize {
+        return Err(Failure::TooManyOperations(trace.len()));
+    }
+    stats::add(&COUNTERS.operations_before, u64::from(optimised.ops_before));
+    stats::add(&COUNTERS.operations_after, u64::from(optimised.ops_after));
+    let lowered = lower(shared, &trace, number)?;
+    let summary = format!(
+        "{name}: {} instructions ({} native), {} operations, {} optimised, {} exits, {} bytes",
+        recorder.log.len(),
+        lifted.natives,
+        optimised.ops_before,
+        optimised.ops_after,
+        trace.exits.len(),
+        lowered.code.len(),
+    );
+    dump(shared, recorder, &lifted.trace, &trace, &optimised, &lowered, number, &summary);
+    let wide = is_wide(&trace, vectors);
+    let unit = unit(name, recorder, &trace, lowered, wide, &exit_vectors(&trace, vectors));
+    Ok(Compiled { unit, summary })
+}
+
+/// The lifter's input.
+fn recording(
+    shared: &Shared,
+    runtime: &Runtime,
+    recorder: &Recorder,
+    context: &Context,
+    end: End,
+    name: &str,
+) -> Recording {
+    let end = match end {
+        End::Loop => redmagic_lift::End::Loop,
+        End::Anchor(id) => redmagic_lift::End::Anchor { pc: context.rip, id },
+        End::Exit => redmagic_lift::End::Exit { pc: context.rip },
+    };
+    Recording {
+        name: name.to_owned(),
+        start: recorder.start,
+        events: recorder.log.iter().map(Entry::event).collect(),
+        end,
+        regions: regions(shared, runtime, recorder),
+    }
+}
+
+/// The immutable ranges that the recording has read.
+fn regions(shared: &Shared, runtime: &Runtime, recorder: &Recorder) -> Vec<Region> {
+    let reads = || {
+        let inst = |entry: &&Entry| matches!(entry.kind, EntryKind::Inst) && entry.address != 0;
+        recorder.log.iter().filter(inst).map(|entry| entry.address)
+    };
+    let declared: BTreeSet<(u64, u64)> = reads().filter_map(|address| shared.declared_range(address)).collect();
+    let read_only: Vec<(u64, u64)> = shared
+        .traced_modules(recorder.start)
+        .iter()
+        .filter_map(|module| shared.modules.get(*module))
+        .flat_map(|module| module.read_only.iter().map(|range| (range.start, range.end)))
+        .collect();
+    let used = |range: &(u64, u64)| reads().any(|address| (range.0..range.1).contains(&address));
+    let region = |kind| move |(start, end)| Region { start, end, kind };
+    // The macro's test of the active word: while it changes, all traces are dropped.
+    let active = (runtime.active_word(), runtime.active_word() + 4);
+    declared
+        .into_iter()
+        .map(region(RegionKind::Declared))
+        .chain(read_only.into_iter().chain([active]).filter(used).map(region(RegionKind::ReadOnly)))
+        .collect()
+}
+
+fn verify(trace: &Trace, wanted: bool) -> Result<(), Failure> {
+    if !wanted {
+        return Ok(());
+    }
+    redmagic_ir::verify(trace).map_err(|errors| {
+        Failure::Malformed(errors.first().map_or_else(String::new, ToString::to_string))
+    })
+}
+
+fn replay(trace: &Trace, recorder: &Recorder, context: &Context, stage: &'static str) -> Result<(), Failure> {
+    let Some(log) = &recorder.check else { return Ok(()) };
+    match check::replay(trace, recorder, log, context) {
+        Ok(checked) => {
+            stats::add(&COUNTERS.checks_passed, u64::from(checked));
+            Ok(())
+        }
+        Err(difference) => {
+            stats::add(&COUNTERS.check_failures, 1);
+            Err(Failure::Check { stage, difference: format!("{difference}\n{trace}") })
+        }
+    }
+}
+
+/// A trace in executable memory.
+pub struct Lowered {
+    function: u64,
+    code: Vec<u8>,
+    records: Box<[ExitRecord]>,
+    exits: Vec<ExitCode>,
+    clif: Option<String>,
+}
+
+/// Makes the function of unit `number`.
+fn lower(shared: &mut Shared, trace: &Trace, number: u32) -> Result<Lowered, Failure> {
+    let to_library = stubs::exit_to_library as *const () as u64;
+    let records: Box<[ExitRecord]> =
+        (0..trace.exits.len()).map(|index| ExitRecord::new(number, index as u32, to_library)).collect();
+    let natives = trace
+        .natives
+        .values()
+        .map(|native| native_stub(shared, native))
+        .collect::<Result<Vec<u64>, Failure>>()?;
+    if shared.options.backend == Engine::Eval {
+        let code = interpret::entry(number);
+        let function = shared.arena.add(&code, 16).ok_or(Failure::NoMemory)?;
+        interpret::remember(number, trace, natives, &records);
+        // The evaluator writes everything to the context itself.
+        let exits = trace.exits.values().map(|_| pieces::unchanged()).collect();
+        return Ok(Lowered { function, code, records, exits, clif: None });
+    }
+    let layout = backend_layout();
+    let request = Request {
+        trace,
+        layout: &layout,
+        exit_records: records.as_ptr() as u64,
+        exit_stride: EXIT_STRIDE,
+        natives: &natives,
+    };
+    let compiled = shared.backend()?.compile(&request).map_err(Failure::Backend)?;
+    let function = shared.arena.add(&compiled.code, compiled.alignment as usize).ok_or(Failure::NoMemory)?;
+    Ok(Lowered { function, code: compiled.code, records, exits: compiled.exits, clif: compiled.clif })
+}
+
+/// The stub of a native operation.
+fn native_stub(shared: &mut Shared, native: &NativeOp) -> Result<u64, Failure> {
+    let mut bytes = [0; 16];
+    for (to, from) in bytes.iter_mut().zip(&native.bytes) {
+        *to = *from;
+    }
+    let instruction = slots::decode(native.pc, &bytes);
+    let (code, scratch) =
+        slots::verbatim(&instruction, &native.bytes).ok_or(Failure::Refused(Refusal::Changed { pc: native.pc }))?;
+    let stub = pieces::native(&code, scratch, slots::vector_state(&instruction));
+    shared.arena.add(&stub, 16).ok_or(Failure::NoMemory)
+}
+
+fn unit(
+    name: String,
+    recorder: &Recorder,
+    trace: &Trace,
+    lowered: Lowered,
+    wide: bool,
+    vectors: &[VectorState],
+) -> Unit {
+    let calls: BTreeSet<Exit> = trace
+        .segments
+        .values()
+        .filter_map(|segment| match &segment.terminator {
+            Terminator::Call(call) => Some(call.state),
+            Terminator::Jump(_) | Terminator::Switch { .. } | Terminator::Leave(_) => None,
+        })
+        .collect();
+    let exits = trace
+        .exits
+        .iter()
+        .zip(lowered.exits)
+        .zip(vectors)
+        .map(|(((exit, data), code), vectors)| ExitInfo {
+            code,
+            pc: data.pc,
+            kind: data.kind,
+            vectors: *vectors,
+            is_call: calls.contains(&exit),
+            piece: None,
+            linked: None,
+            failures: 0,
+        })
+        .collect();
+    let declared = trace.regions.iter().filter(|region| region.kind == RegionKind::Declared);
+    Unit {
+        name,
+        function: lowered.function,
+        origin: recorder.origin,
+        records: lowered.records,
+        exits,
+        dependencies: declared.map(|region| (region.start, region.end)).collect(),
+        wide,
+        dropped: false,
+    }
+}
+
+/// Writes what the exit's piece would have computed to the context: constants and flags.
+pub fn complete_context(context: &mut Context, exit: &ExitCode) {
+    for &(slot, value) in &exit.constants {
+        context.set_slot(slot, value);
+    }
+    if let FlagsRecipe::Recipe { op, ty } = exit.flags {
+        let args = context.flag_args.map(u128::from);
+        if let Some(flags) = redmagic_ir::scalar::eval_pure(op, Type::I32, ty, args, None) {
+            context.set_slot(Slot::FLAGS, flags as u64);
+        }
+    }
+}
+
+/// Writes a file about the trace, if wanted.
+#[expect(clippy::too_many_arguments, reason = "everything that is known of a trace")]
+fn dump(
+    shared: &Shared,
+    recorder: &Recorder,
+    lifted: &Trace,
+    optimised: &Trace,
+    passes: &redmagic_passes::Stats,
+    lowered: &Lowered,
+    number: u32,
+    summary: &str,
+) {
+    let Some(directory) = &shared.options.dump else { return };
+    let mut text = format!("{summary}\npasses: {passes}\n");
+    let mut section = |title: &str, body: &str| {
+        let _ = writeln!(text, "\n==== {title}\n{body}");
+    };
+    section("recorded", &disassembly::recording(&recorder.log));
+    section("lifted", &lifted.to_string());
+    section("optimised", &optimised.to_string());
+    if let Some(clif) = &lowered.clif {
+        section("CLIF", clif);
+    }
+    section("machine code", &disassembly::code(&lowered.code, lowered.function));
+    let mut exits = String::new();
+    for (exit, code) in optimised.exits.iter().map(|(exit, _)| exit).zip(&lowered.exits) {
+        let _ = writeln!(exits, "{exit}: {code:?}");
+    }
+    section("exits", &exits);
+    let _ = std::fs::create_dir_all(directory);
+    let _ = std::fs::write(directory.join(format!("trace-{}-{number}.txt", std::process::id())), text);
+}

@@ -1,0 +1,543 @@
+//! The library's state: loops, units, options, what is known of the guest's code.
+//!
+//! # Invariants
+//! - There is one [`Runtime`] per process, made by the first `redmagic_start` and never freed.
+//! - What anchors need on every pass is reached without a lock; everything else is behind [`Runtime::lock`], which blocks
+//!   signals while it is held and survives a fork.
+//! - An exit record's `next` and a loop's `function` always lead to code that may be executed.
+//!
+//! # Counters
+//! The header's macros count an anchor down in a table that is shared by the hash of its id. Below zero, the library
+//! looks at the loop and puts the counter up again, unless a loop with a trace shares it: then it is *pinned*, and
+//! every pass comes here, where finding the trace takes a few nanoseconds.
+
+use crate::compile::Failure;
+use crate::exits::ExitRecord;
+use crate::functions::{Functions, Treatment};
+use crate::log;
+use crate::loops::{Loop, Loops};
+use crate::memory::{Arena, SignalsBlocked};
+use crate::modules::Modules;
+use crate::options::{OptionError, Options};
+use crate::pieces::{self, Heat, VectorState};
+use crate::records;
+use crate::recorder::Origin;
+use crate::recorder::slots::{self, SlotInfo};
+use crate::stats::{self, COUNTERS};
+use crate::stubs;
+use crate::unit::Unit;
+use redmagic_backend::Backend;
+use redmagic_ir::CallEffect;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed, Ordering::Release};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+pub use crate::entry::{add_entries, on_anchor, on_exit, on_foreign_thread, on_odd_entry, on_refill, on_stray_return};
+pub use crate::functions::Api;
+
+const COUNTERS_LOG2: u32 = 14;
+const COUNTER_COUNT: usize = 1 << COUNTERS_LOG2;
+/// Address space for code. Only what is used costs memory.
+const ARENA_BYTES: usize = 256 << 20;
+
+/// `redmagic_active` of the header.
+#[expect(unsafe_code, reason = "a symbol of the C interface")]
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals)]
+pub static redmagic_active: AtomicI32 = AtomicI32::new(0);
+
+/// `redmagic_counters` of the header.
+#[expect(unsafe_code, reason = "a symbol of the C interface")]
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals)]
+pub static redmagic_counters: [AtomicI32; COUNTER_COUNT] = [const { AtomicI32::new(0) }; COUNTER_COUNT];
+
+static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+
+/// What to do at a call or jump of the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Follow it.
+    Into,
+    /// Let the guest call it.
+    Residual {
+        /// It is in another module.
+        external: bool,
+        /// What it may do.
+        effect: CallEffect,
+    },
+    /// End the recording before it.
+    Never,
+    /// It is code that belongs to no module.
+    Outside,
+    /// It is a linkage stub whose function is not known yet.
+    Unresolved,
+    /// It is one of our own functions.
+    Api(Api),
+}
+
+/// Limits of recordings.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Instructions.
+    pub instructions: usize,
+    /// Calls it may be deep in.
+    pub depth: usize,
+}
+
+/// The state of the library.
+pub struct Runtime {
+    /// All loops.
+    pub loops: Loops,
+    counter_table: u64,
+    active: u64,
+    hot_loop: AtomicU32,
+    hot_exit: AtomicU32,
+    pinned: Box<[AtomicBool]>,
+    shared: Mutex<Shared>,
+}
+
+/// What is behind the lock.
+pub struct Shared {
+    /// Options.
+    pub options: Options,
+    /// Modules of the process.
+    pub modules: Modules,
+    /// How functions are treated.
+    pub functions: Functions,
+    /// Machine code.
+    pub arena: Arena,
+    /// All traces.
+    pub units: Vec<Unit>,
+    /// Ranges that the host has declared immutable: start and end.
+    declared: BTreeMap<u64, u64>,
+    backend: Option<Backend>,
+    slots: HashMap<u64, &'static SlotInfo>,
+    leave_pieces: HashMap<u64, u64>,
+    /// Makes the residual calls of recordings.
+    pub call_piece: u64,
+    /// Leaves where the context says, when no other piece can be made.
+    last_resort: u64,
+    /// Loop ids that are never traced.
+    disabled: HashSet<u64>,
+    reasons: BTreeMap<String, u64>,
+}
+
+/// The lock on [`Shared`], with signals blocked while it is held.
+pub struct Locked {
+    // Dropped in this order: unlocked before signals come.
+    guard: MutexGuard<'static, Shared>,
+    _blocked: SignalsBlocked,
+}
+
+impl Deref for Locked {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.guard
+    }
+}
+
+impl DerefMut for Locked {
+    fn deref_mut(&mut self) -> &mut Shared {
+        &mut self.guard
+    }
+}
+
+/// The runtime, if the library was started and could be.
+pub fn get() -> Option<&'static Runtime> {
+    RUNTIME.get()
+}
+
+/// Starts the library with the options of the environment. Returns the runtime unless it is off or cannot be.
+pub fn start() -> Option<&'static Runtime> {
+    let _blocked = SignalsBlocked::new();
+    if let Some(runtime) = RUNTIME.get() {
+        return Some(runtime);
+    }
+    let (options, errors) = Options::from_environment();
+    if !options.enabled || !std::is_x86_feature_detected!("sse4.1") {
+        return None;
+    }
+    let report = |error: &OptionError| log::line(options.log_path.as_deref(), &error.to_string());
+    errors.iter().filter(|_| options.log_level > 0).for_each(report);
+    let runtime = Runtime::new(options)?;
+    // A second thread may have been faster; then its runtime is the one, and this one has not been seen by anybody.
+    let runtime = RUNTIME.get_or_init(|| runtime);
+    runtime.go();
+    Some(runtime)
+}
+
+impl Runtime {
+    fn new(options: Options) -> Option<Runtime> {
+        stubs::detect_vectors();
+        let mut arena = Arena::new(ARENA_BYTES)?;
+        let last_resort = arena.add(&pieces::leave_dynamic(VectorState::All), 16)?;
+        let function = crate::entry::recorder_returned as *const () as u64;
+        let call = pieces::call(&pieces::unchanged(), function, crate::exits::NO_UNIT, VectorState::All, true);
+        let call_piece = arena.add(&call, 16)?;
+        let mut functions = Functions::new();
+        crate::capi::declare_functions(&mut functions);
+        Some(Runtime {
+            loops: Loops::new(),
+            counter_table: stubs::counters_address(),
+            active: stubs::active_address(),
+            hot_loop: AtomicU32::new(options.hot_loop),
+            hot_exit: AtomicU32::new(options.hot_exit),
+            pinned: (0..COUNTER_COUNT).map(|_| AtomicBool::new(false)).collect(),
+            shared: Mutex::new(Shared {
+                options,
+                modules: Modules::new(),
+                functions,
+                arena,
+                units: Vec::new(),
+                declared: BTreeMap::new(),
+                backend: None,
+                slots: HashMap::new(),
+                leave_pieces: HashMap::new(),
+                call_piece,
+                last_resort,
+                disabled: HashSet::new(),
+                reasons: BTreeMap::new(),
+            }),
+        })
+    }
+
+    /// Begins to watch.
+    #[expect(unsafe_code, reason = "registers fork handlers")]
+    fn go(&'static self) {
+        self.reset_counters();
+        // SAFETY: the handlers live as long as the process.
+        unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_parent), Some(after_fork_child)) };
+        self.set_active(true);
+    }
+
+    /// Takes the lock.
+    pub fn lock(&'static self) -> Locked {
+        let blocked = SignalsBlocked::new();
+        Locked { guard: self.shared.lock().unwrap_or_else(PoisonError::into_inner), _blocked: blocked }
+    }
+
+    /// Sets an option, and what follows from it.
+    pub fn configure(&'static self, name: &str, value: &str) -> Result<(), OptionError> {
+        let mut shared = self.lock();
+        shared.options.set(name, value)?;
+        self.hot_loop.store(shared.options.hot_loop, Relaxed);
+        self.hot_exit.store(shared.options.hot_exit, Relaxed);
+        let enabled = shared.options.enabled;
+        if matches!(name, "dump" | "check" | "debug") {
+            shared.backend = None;
+        }
+        if !enabled {
+            self.drop_units(&mut shared, |_| true);
+        }
+        drop(shared);
+        if name == "hot_loop" {
+            self.reset_counters();
+        }
+        self.set_active(enabled);
+        Ok(())
+    }
+
+    fn reset_counters(&self) {
+        for bucket in 0..COUNTER_COUNT {
+            if !self.pinned[bucket].load(Relaxed) {
+                self.counter(bucket).store(self.first_count(), Relaxed);
+            }
+        }
+    }
+
+    /// What a counter is put up to: the anchor that finds it below zero is the `hot_loop`th.
+    fn first_count(&self) -> i32 {
+        i32::try_from(self.hot_loop() - 1).unwrap_or(i32::MAX)
+    }
+
+    /// The address of the word that the macros test.
+    pub fn active_word(&self) -> u64 {
+        self.active
+    }
+
+    #[expect(unsafe_code, reason = "a word that the macros of all modules share")]
+    fn set_active(&self, active: bool) {
+        // SAFETY: the address of a static of this process that is only accessed atomically.
+        unsafe { &*(self.active as *const AtomicI32) }.store(i32::from(active), Relaxed);
+    }
+
+    #[expect(unsafe_code, reason = "a table that the macros of all modules share")]
+    fn counter(&self, bucket: usize) -> &AtomicI32 {
+        // SAFETY: as for the active word; the bucket is within the table.
+        unsafe { &(*(self.counter_table as *const [AtomicI32; COUNTER_COUNT]))[bucket % COUNTER_COUNT] }
+    }
+
+    /// Whether an address is that of a counter.
+    pub fn is_counter(&self, address: u64) -> bool {
+        address.wrapping_sub(self.counter_table) < (COUNTER_COUNT * 4) as u64
+    }
+
+    /// The counter that an id hashes to, as the header computes it.
+    fn bucket(id: u64) -> usize {
+        ((id as u32).wrapping_mul(0x9e37_79b1) >> (32 - COUNTERS_LOG2)) as usize
+    }
+
+    /// Puts the counter of an id up again: to zero if it is pinned (the next pass comes here), else to `hot_loop`.
+    /// Returns how many passes it stood for.
+    pub fn rewind(&self, id: u64) -> u32 {
+        let bucket = Runtime::bucket(id);
+        let pinned = self.pinned[bucket].load(Relaxed);
+        self.counter(bucket).store(if pinned { 0 } else { self.first_count() }, Relaxed);
+        if pinned { 1 } else { self.hot_loop() }
+    }
+
+    /// Makes every pass of an id's anchors come here: there is a trace.
+    pub fn pin(&self, id: u64) {
+        self.pinned[Runtime::bucket(id)].store(true, Relaxed);
+        self.counter(Runtime::bucket(id)).store(0, Relaxed);
+    }
+
+    /// Passes before a loop is recorded.
+    pub fn hot_loop(&self) -> u32 {
+        self.hot_loop.load(Relaxed)
+    }
+
+    /// Times an exit is taken before a side trace is recorded.
+    pub fn hot_exit(&self) -> u32 {
+        self.hot_exit.load(Relaxed)
+    }
+
+    /// Limits of recordings.
+    pub fn limits(&self) -> Limits {
+        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        Limits { instructions: shared.options.max_recording as usize, depth: shared.options.max_depth as usize }
+    }
+
+    /// The slot of the instruction at `pc`, made if it is new; `None` if there is no code or no memory.
+    pub fn slot(&'static self, pc: u64) -> Option<&'static SlotInfo> {
+        let mut shared = self.lock();
+        if let Some(slot) = shared.slots.get(&pc) {
+            return Some(slot);
+        }
+        let bytes = shared.modules.code(pc)?;
+        let arena = &mut shared.arena;
+        let prepared = slots::prepare(slots::decode(pc, &bytes), &bytes, |code, scratch, vectors| {
+            arena.add(&pieces::slot(code, scratch, vectors), 16)
+        })?;
+        let slot: &'static SlotInfo = Box::leak(Box::new(prepared));
+        shared.slots.insert(pc, slot);
+        Some(slot)
+    }
+
+    /// What a recording that began at `start` does at a call or jump to `target`.
+    pub fn decide(&'static self, target: u64, start: u64) -> Decision {
+        let mut shared = self.lock();
+        let treatment = shared.functions.treatment(target);
+        let effect = if shared.functions.is_pure(target) { CallEffect::None } else { CallEffect::Any };
+        let module = shared.modules.of_code(target);
+        let traced = module.is_some_and(|module| shared.traced_modules(start).contains(&module));
+        match (treatment, module) {
+            (Treatment::Api(api), _) => Decision::Api(api),
+            (Treatment::Never, _) => Decision::Never,
+            (Treatment::Residual, _) => Decision::Residual { external: !traced, effect },
+            (Treatment::Ordinary, None) => Decision::Outside,
+            (Treatment::Ordinary, Some(_)) if !traced => Decision::Residual { external: true, effect },
+            (Treatment::Ordinary, Some(_)) if shared.modules.is_unresolved(target) => Decision::Unresolved,
+            (Treatment::Ordinary, Some(_)) => Decision::Into,
+        }
+    }
+
+    /// Says how a function is treated from now on.
+    pub fn treat(&'static self, function: u64, treatment: Treatment) {
+        let mut shared = self.lock();
+        let function = shared.modules.stub_target(function).unwrap_or(function);
+        shared.functions.set(function, treatment);
+    }
+
+    /// Declares a range immutable.
+    pub fn declare(&'static self, start: u64, end: u64) {
+        let mut shared = self.lock();
+        // What was declared there before and reaches beyond stays declared.
+        let end = shared.overlapping(start, end).into_iter().map(|range| range.1).fold(end, u64::max);
+        shared.declared.insert(start, end);
+    }
+
+    /// Takes a declaration back: drops what depends on the range, and the heat of loops whose ids lie in it.
+    pub fn forget(&'static self, start: u64, end: u64) {
+        let mut shared = self.lock();
+        let hit = shared.overlapping(start, end);
+        for (from, to) in &hit {
+            shared.declared.remove(from);
+            if *from < start {
+                shared.declared.insert(*from, start);
+            }
+            if *to > end {
+                shared.declared.insert(end, *to);
+            }
+        }
+        if !hit.is_empty() {
+            self.drop_units(&mut shared, |unit| unit.dependencies.iter().any(|range| range.0 < end && start < range.1));
+        }
+        for entry in self.loops.all().into_iter().filter(|entry| (start..end).contains(&entry.id)) {
+            if entry.function.load(Relaxed) != 0 {
+                let function = entry.function.load(Relaxed);
+                self.drop_units(&mut shared, |unit| unit.function == function);
+            }
+            entry.failures.store(0, Relaxed);
+            entry.heat.store(i32::try_from(self.hot_loop()).unwrap_or(i32::MAX), Relaxed);
+        }
+    }
+
+    /// Never traces loop `id` any more.
+    pub fn disable(&'static self, id: u64) {
+        let mut shared = self.lock();
+        shared.disabled.insert(id);
+        for entry in self.loops.all().into_iter().filter(|entry| entry.id == id) {
+            entry.disabled.store(true, Release);
+            let function = entry.function.load(Relaxed);
+            if function != 0 {
+                self.drop_units(&mut shared, |unit| unit.function == function);
+            }
+        }
+    }
+
+    /// The loop with this identity, made if it is new.
+    pub fn find_or_add(&'static self, id: u64, site: u64) -> &'static Loop {
+        let shared = self.lock();
+        let entry = self.loops.find_or_add(id, site, self.hot_loop());
+        if shared.disabled.contains(&id) {
+            entry.disabled.store(true, Release);
+        }
+        entry
+    }
+
+    /// Drops units: nothing enters them any more, and the calls they have under way go on in the guest.
+    pub fn drop_units(&self, shared: &mut Shared, which: impl Fn(&Unit) -> bool) {
+        let to_library = stubs::exit_to_library as *const () as u64;
+        let mut gone = HashSet::new();
+        for (number, unit) in shared.units.iter_mut().enumerate() {
+            if unit.dropped || !which(unit) {
+                continue;
+            }
+            unit.dropped = true;
+            gone.insert(number as u32);
+            stats::add(&COUNTERS.traces_dropped, 1);
+            if let Origin::Anchor(own) = unit.origin {
+                let _ = own.function.compare_exchange(unit.function, 0, Relaxed, Relaxed);
+                own.heat.store(i32::try_from(self.hot_loop()).unwrap_or(i32::MAX), Relaxed);
+            }
+            records::abandon_unit(number as u32);
+            unit.records.iter().for_each(|record| record.next.store(to_library, Release));
+        }
+        for unit in shared.units.iter_mut().filter(|unit| !unit.dropped) {
+            for (info, record) in unit.exits.iter_mut().zip(&unit.records) {
+                if info.linked.is_some_and(|linked| gone.contains(&linked)) {
+                    (info.linked, info.piece) = (None, None);
+                    record.next.store(to_library, Release);
+                }
+            }
+        }
+    }
+
+    /// Counts a reason for a failure, and logs it at `level`.
+    pub fn note(&'static self, level: u32, cause: &str, detail: &str) {
+        let mut shared = self.lock();
+        *shared.reasons.entry(cause.to_owned()).or_insert(0) += 1;
+        shared.log(level, detail);
+    }
+
+    /// The statistics as JSON.
+    pub fn json(&'static self) -> String {
+        let shared = self.lock();
+        stats::to_json(&self.snapshot(&shared), &shared.reasons)
+    }
+
+    /// The counters.
+    pub fn snapshot(&self, shared: &Shared) -> stats::Snapshot {
+        let entries = crate::entry::entries();
+        stats::Snapshot { entries, code_bytes: shared.arena.used(), ..COUNTERS.snapshot() }
+    }
+}
+
+impl Shared {
+    /// The modules that a recording which began at `start` follows calls into.
+    pub fn traced_modules(&self, start: u64) -> Vec<usize> {
+        let own = self.modules.find(start);
+        let named = self.options.trace_modules.iter().flat_map(|name| self.modules.named(name));
+        own.into_iter().chain(named).collect()
+    }
+
+    /// The declared range that contains an address.
+    pub fn declared_range(&self, address: u64) -> Option<(u64, u64)> {
+        let (&start, &end) = self.declared.range(..=address).next_back()?;
+        (address < end).then_some((start, end))
+    }
+
+    /// The declared ranges that overlap this one.
+    fn overlapping(&self, start: u64, end: u64) -> Vec<(u64, u64)> {
+        let from = self.declared.range(..start).next_back().map_or(start, |(from, _)| *from);
+        let ranges = self.declared.range(from..end).map(|(from, to)| (*from, *to));
+        ranges.filter(|(_, to)| *to > start).collect()
+    }
+
+    /// The compiler.
+    pub fn backend(&mut self) -> Result<&mut Backend, Failure> {
+        if self.backend.is_none() {
+            let options = redmagic_backend::Options {
+                verify: cfg!(debug_assertions),
+                dump: self.options.dump.is_some(),
+            };
+            self.backend = Some(Backend::new(&options).map_err(Failure::Backend)?);
+        }
+        self.backend.as_mut().ok_or(Failure::Panicked)
+    }
+
+    /// A piece that leaves to the guest at `pc` with everything from the context.
+    pub fn leave_piece(&mut self, pc: u64) -> u64 {
+        if let Some(piece) = self.leave_pieces.get(&pc) {
+            return *piece;
+        }
+        let code = pieces::leave(&pieces::unchanged(), pc, VectorState::All, Heat::Ignore);
+        match self.arena.add(&code, 16) {
+            Some(piece) => *self.leave_pieces.entry(pc).or_insert(piece),
+            None => self.last_resort,
+        }
+    }
+
+    /// The exit of a record that belongs to a unit.
+    pub fn exit_of(&mut self, record: &ExitRecord) -> Option<&mut Unit> {
+        self.units.get_mut(record.unit as usize).filter(|unit| (record.index as usize) < unit.exits.len())
+    }
+
+    /// Writes a line if the log is that verbose.
+    pub fn log(&self, level: u32, text: &str) {
+        if self.options.log_level >= level {
+            log::line(self.options.log_path.as_deref(), text);
+        }
+    }
+}
+
+thread_local! {
+    /// The lock, from before a fork until after it.
+    static FORKING: RefCell<Option<Locked>> = const { RefCell::new(None) };
+}
+
+extern "C" fn before_fork() {
+    if let Some(runtime) = get() {
+        let locked = runtime.lock();
+        let _ = FORKING.try_with(|forking| forking.replace(Some(locked)));
+    }
+}
+
+extern "C" fn after_fork_parent() {
+    let _ = FORKING.try_with(|forking| forking.take());
+}
+
+extern "C" fn after_fork_child() {
+    let locked = FORKING.try_with(|forking| forking.take()).ok().flatten();
+    if let (Some(mut locked), Some(runtime)) = (locked, get())
+        && !locked.arena.after_fork()
+    {
+        runtime.set_active(false);
+        runtime.drop_units(&mut locked, |_| true);
+    }
+}
