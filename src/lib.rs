@@ -1,1 +1,42 @@
-//! placeholder
+//! Makes existing C and C++ interpreters fast: records hot loops of machine code, optimises and recompiles them.
+//!
+//! An interpreter marks the back edges of the programs that it runs with a call or macro of `redmagic.h`, an *anchor*.
+//! When one becomes hot, the library records the machine instructions of one iteration, lifts them to a trace IR, optimises,
+//! lowers, and runs that instead. Exits rebuild the exact machine state, and the interpreter goes on.
+//!
+//! # A tour
+//! - [`capi`]: the functions of the header. `stubs`: the machine code that anchors, traces and returns run through.
+//! - `entry`: what happens at an anchor, at an exit, when a residual call returns. `runtime`: the state behind it.
+//! - `recorder`: executes and logs the guest's instructions. `compile`: from a log to a `unit` of code. `check`:
+//!   replays a recording on its trace.
+//! - `context`, `records`, `exits`, `thread`: what machine code and Rust share. `pieces`, `emit`: code made at run time.
+//! - `modules`, `functions`, `loops`, `options`, `stats`, `log`, `memory`: leaves.
+//!
+//! The crates below: `redmagic-ir` (data structures, text, verifier, evaluator), `redmagic-lift`, `redmagic-passes`,
+//! `redmagic-backend`. Only this crate knows all of them.
+
+#![deny(unsafe_code)]
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
+
+pub mod capi;
+mod check;
+mod compile;
+mod context;
+mod emit;
+mod entry;
+mod exits;
+mod functions;
+mod interpret;
+mod log;
+mod loops;
+mod memory;
+mod modules;
+mod options;
+mod pieces;
+mod recorder;
+mod records;
+mod runtime;
+mod stats;
+mod stubs;
+mod thread;
+mod unit;

@@ -400,6 +400,14 @@ impl Runtime {
         }
     }
 
+    /// Makes the next pass of loop `id` a hot one.
+    pub fn heat_now(&'static self, id: u64) {
+        for entry in self.loops.all().into_iter().filter(|entry| entry.id == id) {
+            entry.heat.store(0, Relaxed);
+        }
+        self.counter(Runtime::bucket(id)).store(0, Relaxed);
+    }
+
     /// The loop with this identity, made if it is new.
     pub fn find_or_add(&'static self, id: u64, site: u64) -> &'static Loop {
         let shared = self.lock();

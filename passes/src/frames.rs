@@ -114,6 +114,7 @@ impl Frames {
             held_anywhere: false,
             in_calls: Taint::Exact(0),
             escaped: false,
+            swept: Map::filled(trace.segments.len(), false),
             changed: true,
         };
         while analysis.changed {
@@ -160,6 +161,9 @@ struct Analysis<'t> {
     /// The stack pointer that calls are made with.
     in_calls: Taint,
     escaped: bool,
+    /// Segments that this sweep has been through.
+    swept: Map<Segment, bool>,
+    /// Whether something has changed that matters to what this sweep has been through.
     changed: bool,
 }
 
@@ -170,21 +174,17 @@ impl Analysis<'_> {
             for &value in &data.insts {
                 self.visit(value, Some(segment) == self.trace.entry);
             }
+            self.swept[segment] = true;
             self.terminator(&data.terminator);
         }
+        self.swept.values_mut().for_each(|swept| *swept = false);
     }
 
-    fn set(&mut self, value: Value, taint: Taint) {
-        let joined = self.taints[value].join(taint);
-        if joined != self.taints[value] {
-            self.taints[value] = joined;
-            self.changed = true;
-        }
-    }
-
-    fn escape(&mut self, escapes: bool) {
-        self.changed |= escapes && !self.escaped;
-        self.escaped |= escapes;
+    /// Notes a taint; whether that is new.
+    fn set(&mut self, value: Value, taint: Taint) -> bool {
+        let old = self.taints[value];
+        self.taints[value] = old.join(taint);
+        self.taints[value] != old
     }
 
     fn visit(&mut self, value: Value, in_entry: bool) {
@@ -241,7 +241,7 @@ impl Analysis<'_> {
                 }
             }
             (_, Domain::Frame) => self.hold_anywhere(),
-            (_, Domain::Unclear | Domain::Other) => self.escape(true),
+            (_, Domain::Unclear | Domain::Other) => self.escaped = true,
         }
     }
 
@@ -272,7 +272,7 @@ impl Analysis<'_> {
         if stack && op.memory {
             self.hold_anywhere();
         }
-        self.escape(given || stack && op.memory && addressed);
+        self.escaped |= given || stack && op.memory && addressed;
     }
 
     /// Accounts for what the optimiser may conclude where the two operands of `inst` are found equal.
@@ -287,9 +287,11 @@ impl Analysis<'_> {
             match self.trace.as_const(other) {
                 // What was loaded is compared with addresses of code, where calls return to.
                 Some(imm) if self.trace.insts[one].op != Opcode::Load => {
-                    self.escape(taint.is_near() && ADDRESSES.contains(&(imm as u64)));
+                    self.escaped |= taint.is_near() && ADDRESSES.contains(&(imm as u64));
                 }
-                None if taint.points_to_frame() && !self.taints[other].is_near() => self.set(other, Taint::Tainted),
+                None if taint.points_to_frame() && !self.taints[other].is_near() => {
+                    self.changed |= self.set(other, Taint::Tainted);
+                }
                 Some(_) | None => {}
             }
         }
@@ -301,18 +303,20 @@ impl Analysis<'_> {
             for (&param, &arg) in trace.segments[target.segment].params.iter().zip(&target.args) {
                 let arg = self.taints[arg];
                 let carries_stack = trace.insts[param].slot() == Some(Slot::RSP);
-                if carries_stack {
-                    self.set(param, if arg.is_below() { arg } else { Taint::Tainted });
-                } else if arg.points_to_frame() {
-                    self.set(param, Taint::Tainted);
-                }
+                let taint = match (carries_stack, arg.points_to_frame()) {
+                    (true, _) if arg.is_below() => arg,
+                    (true, _) | (false, true) => Taint::Tainted,
+                    (false, false) => continue,
+                };
+                let is_new = self.set(param, taint);
+                self.changed |= is_new && self.swept[target.segment];
             }
         }
         match terminator {
             Terminator::Call(call) => self.call(call),
             Terminator::Switch { value, cases, .. } => {
                 let address = cases.iter().any(|case| ADDRESSES.contains(&case.0));
-                self.escape(address && self.taints[*value].is_near());
+                self.escaped |= address && self.taints[*value].is_near();
             }
             Terminator::Jump(_) | Terminator::Leave(_) => {}
         }
@@ -330,8 +334,10 @@ impl Analysis<'_> {
         // Where the stack pointer is not listed, the context has it from the entry or from an earlier call.
         let stack = state.get(Slot::RSP).map_or(self.in_calls, taint);
         let stack = if stack.is_near() { stack } else { Taint::Tainted };
-        self.in_calls = self.in_calls.join(stack);
-        self.escape(escapes);
+        let in_calls = self.in_calls.join(stack);
+        self.changed |= in_calls != self.in_calls;
+        self.in_calls = in_calls;
+        self.escaped |= escapes;
         let reads = trace.segments[call.resume].insts.iter();
         for &read in reads.filter(|value| trace.insts[**value].slot() == Some(Slot::RSP)) {
             if trace.insts[read].op == Opcode::Slot {

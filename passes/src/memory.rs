@@ -78,8 +78,9 @@ pub(crate) enum Known {
     Halves(Value, Value),
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Cells {
+    base: Base,
     epochs: [u32; 3],
     cells: Vec<Cell>,
 }
@@ -88,13 +89,18 @@ struct Cells {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Memory {
     epochs: [u32; 3],
-    bases: MixMap<Base, Cells>,
+    bases: Vec<Cells>,
+    /// Where each base is in `bases`.
+    places: MixMap<Base, u32>,
+    /// The base that was used last: an access is looked at twice, and neighbours share their base.
+    last: usize,
 }
 
 impl Memory {
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
         self.bases.clear();
+        self.places.clear();
     }
 
     /// Forgets the cells of `domain`.
@@ -105,7 +111,13 @@ impl Memory {
     /// The cells of `base` that are still valid.
     fn cells(&mut self, base: Base) -> &mut Cells {
         let epochs = self.epochs;
-        let cells = self.bases.entry(base).or_insert_with(|| Cells { epochs, cells: Vec::new() });
+        if self.bases.get(self.last).is_none_or(|cells| cells.base != base) {
+            self.last = *self.places.entry(base).or_insert_with(|| {
+                self.bases.push(Cells { base, epochs, cells: Vec::new() });
+                self.bases.len() as u32 - 1
+            }) as usize;
+        }
+        let cells = &mut self.bases[self.last];
         if cells.epochs != epochs {
             let old = cells.epochs;
             cells.cells.retain(|cell| old[cell.domain as usize] == epochs[cell.domain as usize]);
@@ -156,13 +168,11 @@ impl Memory {
         for domain in killed {
             self.forget(*domain);
         }
-        // The cells of the same base are compared by offset instead.
-        let epochs = self.epochs;
-        if let Some(cells) = self.bases.get_mut(&place.base) {
-            cells.epochs = epochs;
-            let (start, end) = (place.offset, place.offset.wrapping_add(place.bytes));
-            cells.cells.retain(|cell| cell.end() <= start || end <= cell.offset);
-        }
+        // The cells of the same base, which are valid until here, are compared by offset instead.
+        let cells = &mut self.bases[self.last];
+        cells.epochs = self.epochs;
+        let (start, end) = (place.offset, place.offset.wrapping_add(place.bytes));
+        cells.cells.retain(|cell| cell.end() <= start || end <= cell.offset);
         self.loaded(place, ty, value);
     }
 }

@@ -32,8 +32,9 @@ impl Hasher for MixHasher {
     fn write(&mut self, bytes: &[u8]) {
         bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
     }
+    // Opcodes and types, of few bits: the next word mixes them.
     fn write_u8(&mut self, word: u8) {
-        self.write_u64(u64::from(word));
+        self.0 = self.0.rotate_left(8) ^ u64::from(word);
     }
     fn write_u32(&mut self, word: u32) {
         self.write_u64(u64::from(word));
@@ -42,7 +43,7 @@ impl Hasher for MixHasher {
         self.write_u64(word as u64);
     }
     fn write_isize(&mut self, word: isize) {
-        self.write_u64(word as u64);
+        self.0 = self.0.rotate_left(8) ^ word as u64;
     }
     fn write_usize(&mut self, word: usize) {
         self.write_u64(word as u64);
@@ -97,7 +98,7 @@ impl<'t> Scope<'t> {
             replaced: Map::filled(count, Value::NONE),
             facts: Map::filled(count, Value::NONE),
             possible: Map::filled(count, u64::MAX),
-            numbers: MixMap::default(),
+            numbers: MixMap::with_capacity_and_hasher(count, BuildHasherDefault::default()),
             constants: MixMap::default(),
             undo: Vec::new(),
             trace,

@@ -90,7 +90,9 @@ pub(crate) fn run(trace: &mut Trace, stats: &mut Stats, forward: bool) {
                     steps.extend(walk.graph.children[segment].iter().rev().map(|child| Step::Enter(*child)));
                 }
             }
-            Step::Leave(mark) => walk.scope.leave(mark),
+            // What the entry taught is not needed any more when it is left, which comes last.
+            Step::Leave(mark) if !steps.is_empty() => walk.scope.leave(mark),
+            Step::Leave(_) => {}
         }
     }
     walk.finish(entry);

@@ -18,6 +18,10 @@ struct Generator {
     segment: Segment,
     values: Vec<Value>,
     calls: bool,
+    /// The stack pointer that exits are relative to.
+    stack: Value,
+    /// Whether the loop carries it.
+    carries_stack: bool,
 }
 
 impl Generator {
@@ -95,8 +99,9 @@ impl Generator {
     }
 
     fn address(&mut self) -> Address {
-        let root = match self.random(3) {
+        let root = match self.random(4) {
             0 => self.of_type(Type::I64),
+            1 => self.stack,
             // The first values are the slots: stack pointer, two pointers.
             _ => {
                 let pick = self.random(3) as usize;
@@ -123,13 +128,13 @@ impl Generator {
         let mut exit = ExitData::new(pc, 0);
         for slot in [0, 1, 2, 3, 4, 5, 6, 16] {
             let slot = Slot::from_index(slot).unwrap();
-            let dirty = slot == Slot::RAX || slot == Slot::RDX;
+            let dirty = slot == Slot::RAX || slot == Slot::RDX || slot == Slot::RSP && self.carries_stack;
             if !dirty && self.random(2) == 0 {
                 continue;
             }
             let value = if slot == Slot::RSP {
                 let down = self.append(Inst::constant(Type::I64, -8 * self.seed.rem_euclid(6) as i64));
-                ExitValue::Value(self.append(Inst::binary(Opcode::Add, Type::I64, self.values[0], down)))
+                ExitValue::Value(self.append(Inst::binary(Opcode::Add, Type::I64, self.stack, down)))
             } else if slot == Slot::FLAGS {
                 let flags = self.values.iter().rev().find(|v| self.trace.insts[**v].op.is_flags());
                 flags.map_or(ExitValue::Const(1), |v| ExitValue::Value(*v))
@@ -139,6 +144,16 @@ impl Generator {
             exit.set(slot, value);
         }
         self.trace.exits.push(exit)
+    }
+
+    /// The stack pointer or, now and then, one near it.
+    fn moved_stack(&mut self) -> Value {
+        if self.random(3) > 0 {
+            return self.stack;
+        }
+        let by = self.random(9).wrapping_sub(5).wrapping_mul(8);
+        let by = self.append(Inst::constant(Type::I64, by as i64));
+        self.append(Inst::binary(Opcode::Add, Type::I64, self.stack, by))
     }
 
     fn step(&mut self) {
@@ -228,18 +243,27 @@ impl Generator {
         trace.regions.push(Region { start: REGION, end: REGION + 64, kind: RegionKind::Declared });
         let segment = trace.add_segment();
         trace.entry = Some(segment);
-        let mut g = Generator { seed, trace, segment, values: Vec::new(), calls: seed.is_multiple_of(3) };
+        let calls = seed.is_multiple_of(3);
+        let carries_stack = seed.is_multiple_of(2);
+        let mut g = Generator { seed, trace, segment, values: Vec::new(), calls, stack: Value::NONE, carries_stack };
         for slot in [Slot::RSP, Slot::RBX, Slot::RCX, Slot::RSI, Slot::RAX, Slot::RDX] {
             g.append(Inst::slot_read(slot));
         }
+        g.stack = g.values[0];
         g.straight(12);
         let header = g.trace.add_segment();
-        let initial = [g.values[4], g.values[5], g.values[3], g.of_type(Type::I64)];
-        g.trace.segments[g.segment].terminator = Terminator::Jump(Target { segment: header, args: initial.to_vec() });
+        let mut initial = vec![g.values[4], g.values[5], g.values[3], g.of_type(Type::I64)];
+        if carries_stack {
+            initial.push(g.moved_stack());
+        }
+        g.trace.segments[g.segment].terminator = Terminator::Jump(Target { segment: header, args: initial });
         g.segment = header;
         for slot in [Some(Slot::RAX), Some(Slot::RDX), None, None] {
             let param = g.trace.add_param(header, Type::I64, slot);
             g.values.push(param);
+        }
+        if carries_stack {
+            g.stack = g.trace.add_param(header, Type::I64, Some(Slot::RSP));
         }
         let pc = g.values[g.values.len() - 2];
         if g.random(2) == 0 {
@@ -253,11 +277,14 @@ impl Generator {
         let test = g.of_type(Type::I1);
         let exit = g.exit();
         g.append(Inst::guard(true, test, exit));
-        let next = [g.of_type(Type::I64), g.of_type(Type::I64), g.values[3], g.of_type(Type::I64)];
+        let mut next = vec![g.of_type(Type::I64), g.of_type(Type::I64), g.values[3], g.of_type(Type::I64)];
+        if carries_stack {
+            next.push(g.moved_stack());
+        }
         g.trace.segments[g.segment].terminator = if g.random(3) == 0 {
             Terminator::Leave(g.exit())
         } else {
-            Terminator::Jump(Target { segment: header, args: next.to_vec() })
+            Terminator::Jump(Target { segment: header, args: next })
         };
         g.trace
     }
@@ -269,7 +296,7 @@ fn region_word(offset: u64) -> u64 {
 
 #[test]
 fn random_traces_keep_their_effects() {
-    let mut compared = 0;
+    let (mut compared, mut framed) = (0, 0);
     let count = std::env::var("RANDOM_TRACES").ok().and_then(|count| count.parse().ok()).unwrap_or(100);
     let first = std::env::var("RANDOM_FIRST").ok().and_then(|first| first.parse().ok()).unwrap_or(0);
     for seed in first..first + count {
@@ -285,6 +312,7 @@ fn random_traces_keep_their_effects() {
         let lists = ["fold", "forward", "params", "flags", "dce"].map(str::to_string);
         for list in lists.into_iter().chain([Pipeline::default().to_string()]) {
             let (after, _) = optimised(&before, &list);
+            framed += u64::from(after.insts.values().any(|inst| inst.class == Class::Frame));
             compared += std::panic::catch_unwind(|| {
                 same_effects_on(&before, &after, &base, 24, |guest| !writes_to_region(&before, guest))
             })
@@ -292,4 +320,5 @@ fn random_traces_keep_their_effects() {
         }
     }
     assert!(compared as u64 > count * 20, "only {compared} runs reached an exit");
+    assert!(framed > count / 10, "only {framed} optimised traces have private frames");
 }

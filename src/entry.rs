@@ -1,0 +1,612 @@
+//! What happens at anchors, at exits, and when residual calls return: the functions that the stubs call.
+//!
+//! # Invariants
+//! - Every function here ends by telling a stub where to go on, with the exact state of the guest in the context or in
+//!   the machine. Whatever goes wrong, that is the guest's own code.
+//! - No panic leaves this file: [`guarded`] turns one into going on in the guest, and counts it.
+//!
+//! # Worked example
+//! The 200th pass of an anchor: [`on_anchor`] finds no trace, makes the loop known, begins a recording and runs it on the
+//! thread's private stack. Before a residual call it answers with the piece that makes the call, and nothing of ours is
+//! left on any stack; [`recorder_returned`] goes on. When the loop closes, it is compiled, linked to its anchor, and
+//! entered.
+
+use crate::compile::{self, Compiled, End, Failure, complete_context};
+use crate::context::Context;
+use crate::exits::{ExitRecord, NO_UNIT};
+use crate::functions::Treatment;
+use crate::loops::Loop;
+use crate::memory::{SignalsBlocked, read_word};
+use crate::options::Check;
+use crate::pieces::{self, Heat, VectorState};
+use crate::records::{self, Record};
+use crate::recorder::{EndReason, GiveUp, Origin, Recorder, Stop};
+use crate::runtime::{self, Locked, Runtime};
+use crate::stats::{self, COUNTERS};
+use crate::stubs;
+use crate::thread::{self, Thread};
+use redmagic_ir::ExitKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::time::Instant;
+
+/// Recordings that end elsewhere than in a trace are compiled only if they have so many instructions.
+const MIN_RECORDING: usize = 60;
+/// Failures in a row after which a loop or an exit is left alone.
+const MAX_FAILURES: u32 = 8;
+
+/// Trace entries of threads that have ended.
+static ENTRIES: AtomicU64 = AtomicU64::new(0);
+
+/// What a stub does next: jumps to `code` with `argument` in rdx.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Next {
+    code: u64,
+    argument: u64,
+}
+
+impl Next {
+    fn enter(function: u64) -> Next {
+        Next { code: stubs::enter_trace as *const () as u64, argument: function }
+    }
+
+    fn to(code: u64) -> Next {
+        Next { code, argument: 0 }
+    }
+
+    /// Back behind the anchor call, as if it had not been made.
+    fn back() -> Next {
+        Next::to(stubs::leave_after_call as *const () as u64)
+    }
+
+    /// The same for a stub that sets no argument.
+    fn without_argument(self, context: &mut Context) -> u64 {
+        if self.code == stubs::enter_trace as *const () as u64 {
+            context.entering = self.argument;
+            return stubs::enter_pending as *const () as u64;
+        }
+        self.code
+    }
+}
+
+/// Runs `body`; should it panic, `otherwise`.
+fn guarded<T>(body: impl FnOnce() -> T, otherwise: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {
+        if let Some(runtime) = runtime::get() {
+            runtime.note(1, "internal error", "internal error: going on in the interpreter");
+        }
+        otherwise()
+    })
+}
+
+/// Where the guest goes on with the state in the context.
+fn leave_anywhere(runtime: &'static Runtime, context: &Context) -> Next {
+    Next::to(runtime.lock().leave_piece(context.rip))
+}
+
+/// An anchor call with a counter below zero, or a pinned one. The context holds the guest's registers.
+#[expect(unsafe_code, reason = "called by a stub with the thread's context")]
+pub extern "C" fn on_anchor(context: *mut Context, id: u64) -> Next {
+    // SAFETY: the stub passes the calling thread's context, and nothing else uses it now.
+    let thread = unsafe { thread::of_context(context) };
+    let Some(runtime) = runtime::get() else { return Next::back() };
+    if thread::is_disabled() {
+        runtime.rewind(id);
+        return Next::back();
+    }
+    let known = runtime.loops.find(id, thread.context.rip);
+    if let Some(function) = known.map(|own| own.function.load(Acquire)).filter(|function| *function != 0) {
+        thread.entries.set(thread.entries.get() + 1);
+        runtime.rewind(id);
+        return Next::enter(function);
+    }
+    guarded(|| warm_anchor(runtime, thread, known, id), Next::back)
+}
+
+fn warm_anchor(runtime: &'static Runtime, thread: &mut Thread, known: Option<&'static Loop>, id: u64) -> Next {
+    stats::add(&COUNTERS.anchors, 1);
+    let passes = runtime.rewind(id);
+    if id == 0 {
+        return Next::back();
+    }
+    let own = match known {
+        Some(own) => own,
+        None => runtime.find_or_add(id, thread.context.rip),
+    };
+    if own.disabled.load(Relaxed) || !heat_up(&own.heat, passes) {
+        return Next::back();
+    }
+    if thread.recorder.is_some() {
+        if !is_stale(thread) {
+            // A recording waits for a residual call that has led here. The loop stays hot.
+            own.heat.store(1, Relaxed);
+            return Next::back();
+        }
+        give_up(runtime, thread, GiveUp::Interrupted);
+    }
+    begin(runtime, thread, Origin::Anchor(own))
+}
+
+/// Lowers what is left of a loop's heat; says whether it is hot now.
+fn heat_up(heat: &std::sync::atomic::AtomicI32, passes: u32) -> bool {
+    let left = heat.load(Relaxed).saturating_sub(i32::try_from(passes).unwrap_or(i32::MAX));
+    heat.store(left.max(0), Relaxed);
+    left <= 0
+}
+
+/// Whether the suspended recording's residual call can no longer return.
+#[expect(unsafe_code, reason = "looks at an activation record")]
+fn is_stale(thread: &Thread) -> bool {
+    // SAFETY: the record stays this thread's while the recording is suspended.
+    let Some(record) = (unsafe { thread.suspended.as_ref() }) else { return true };
+    record.live.load(Relaxed) != 1
+        || read_word(record.rsp.wrapping_sub(8)) != Some(records::return_point(record))
+}
+
+/// Begins a recording at the state in the context.
+fn begin(runtime: &'static Runtime, thread: &mut Thread, origin: Origin) -> Next {
+    let recorder = {
+        let _blocked = SignalsBlocked::new();
+        let check = runtime.lock().options.check != Check::Off;
+        Box::new(Recorder::new(&thread.context, origin, runtime, check))
+    };
+    stats::add(&COUNTERS.recordings, 1);
+    thread.recorder = Some(recorder);
+    thread.suspended = ptr::null_mut();
+    go_on_recording(runtime, thread)
+}
+
+/// Records until there is a reason to stop, and does what follows.
+fn go_on_recording(runtime: &'static Runtime, thread: &mut Thread) -> Next {
+    let Some(recorder) = &mut thread.recorder else { return leave_anywhere(runtime, &thread.context) };
+    let (begin, before) = (Instant::now(), recorder.log.len());
+    let stop = recorder.run(&mut thread.context, runtime);
+    stats::add(&COUNTERS.recording_ns, begin.elapsed().as_nanos() as u64);
+    stats::add(&COUNTERS.recorded_instructions, (recorder.log.len() - before) as u64);
+    let long = recorder.log.len() >= MIN_RECORDING;
+    match stop {
+        Stop::Call => suspend(runtime, thread),
+        Stop::Close => finish(runtime, thread, End::Loop, None),
+        Stop::Anchor(other) => finish(runtime, thread, End::Anchor(other.number), Some(other)),
+        Stop::End(_) if long => finish(runtime, thread, End::Exit, None),
+        Stop::End(reason) => {
+            give_up(runtime, thread, GiveUp::TooShort(reason));
+            leave_anywhere(runtime, &thread.context)
+        }
+        Stop::GiveUp(reason) => {
+            give_up(runtime, thread, reason);
+            leave_anywhere(runtime, &thread.context)
+        }
+    }
+}
+
+/// Lets the guest make the residual call that the recorder has stopped before.
+#[expect(unsafe_code, reason = "fills an activation record")]
+fn suspend(runtime: &'static Runtime, thread: &mut Thread) -> Next {
+    let Some(call) = thread.recorder.as_ref().map(|recorder| recorder.call) else {
+        return leave_anywhere(runtime, &thread.context);
+    };
+    if !records::has_two(thread.context.free_record) {
+        thread.context.free_record = records::refill(thread.context.free_record);
+    }
+    let record = thread.context.free_record;
+    // SAFETY: the chain is never empty, and its first record is free and this thread's.
+    unsafe {
+        (*record).target = call.target;
+        (*record).return_address = call.return_address;
+        (*record).resume = 0;
+    }
+    if !records::has_two(record) {
+        give_up(runtime, thread, GiveUp::NoMemory);
+        return make_call_plainly(runtime, &mut thread.context);
+    }
+    thread.suspended = record;
+    Next::to(runtime.lock().call_piece)
+}
+
+/// Makes the call that the first free record describes without a record, as the guest's own instruction would.
+#[expect(unsafe_code, reason = "reads an activation record and pushes a return address")]
+fn make_call_plainly(runtime: &'static Runtime, context: &mut Context) -> Next {
+    let rsp = context.rsp().wrapping_sub(8);
+    // SAFETY: the record is this thread's; the guest's call writes these bytes.
+    unsafe {
+        let record = &*context.free_record;
+        crate::memory::guest_store(rsp, 8, u128::from(record.return_address));
+        context.rip = record.target;
+    }
+    context.gpr[4] = rsp;
+    leave_anywhere(runtime, context)
+}
+
+/// The function of the activation record of a recording: its residual call has returned.
+#[expect(unsafe_code, reason = "called by a stub with the thread's context")]
+pub extern "C" fn recorder_returned(context: *mut Context, record: *mut Record) -> *const ExitRecord {
+    // SAFETY: the stub passes the calling thread's context and a record that it owns.
+    let (thread, return_address) = unsafe { (thread::of_context(context), (*record).return_address) };
+    thread.context.rip = return_address;
+    let ours = thread.suspended == record;
+    let code = match runtime::get() {
+        Some(runtime) => {
+            let next = guarded(
+                || match &mut thread.recorder {
+                    Some(recorder) if ours => {
+                        thread.suspended = ptr::null_mut();
+                        recorder.returned(&thread.context);
+                        go_on_recording(runtime, thread)
+                    }
+                    // Another thread has begun the recording, or it was given up.
+                    _ => leave_anywhere(runtime, &thread.context),
+                },
+                || leave_anywhere(runtime, unsafe { &*context }),
+            );
+            next.without_argument(&mut thread.context)
+        }
+        None => std::process::abort(), // invariant: there was a recording, so there is a runtime
+    };
+    thread.transfer.next.store(code, Relaxed);
+    &raw const thread.transfer
+}
+
+/// Ends a recording that is of no use.
+fn give_up(runtime: &'static Runtime, thread: &mut Thread, reason: GiveUp) {
+    let _blocked = SignalsBlocked::new();
+    let Some(recorder) = thread.recorder.take() else { return };
+    thread.suspended = ptr::null_mut();
+    stats::add(&COUNTERS.recordings_failed, 1);
+    let cause = reason.to_string();
+    let detail = format!("{}: {cause} after {} instructions", describe(&recorder.origin), recorder.log.len());
+    runtime.note(2, &cause, &detail);
+    match reason {
+        // What was in the way is out of the way the next time.
+        GiveUp::Unresolved | GiveUp::Interrupted => retry(runtime, &recorder.origin),
+        GiveUp::InnerLoop => penalise(runtime, &recorder.origin, false),
+        GiveUp::TooLong | GiveUp::TooDeep => match recorder.culprit() {
+            Some(function) => {
+                runtime.treat(function, Treatment::Residual);
+                retry(runtime, &recorder.origin);
+            }
+            None => penalise(runtime, &recorder.origin, true),
+        },
+        GiveUp::TooShort(EndReason::Leave | EndReason::Never | EndReason::Outside | EndReason::Refused(_))
+        | GiveUp::NoMemory => penalise(runtime, &recorder.origin, true),
+    }
+}
+
+fn describe(origin: &Origin) -> String {
+    match origin {
+        Origin::Anchor(own) => format!("loop {} at {:#x}", own.number, own.site),
+        Origin::Exit { unit, exit } => format!("exit {exit} of trace {unit}"),
+    }
+}
+
+/// Lets the next pass record again.
+fn retry(runtime: &'static Runtime, origin: &Origin) {
+    match origin {
+        Origin::Anchor(own) => own.heat.store(1, Relaxed),
+        Origin::Exit { unit, exit } => cool_exit(&mut runtime.lock(), *unit, *exit, 1),
+    }
+}
+
+/// Makes the next attempt come later; after too many failures that count, never.
+fn penalise(runtime: &'static Runtime, origin: &Origin, counts: bool) {
+    let delay = |first: u32, failures: u32| first.saturating_mul(2 << failures.min(16));
+    match origin {
+        Origin::Anchor(own) => {
+            let failures = own.failures.fetch_add(u32::from(counts), Relaxed) + u32::from(counts);
+            if failures >= MAX_FAILURES {
+                own.disabled.store(true, Relaxed);
+            }
+            let delay = delay(runtime.hot_loop(), failures);
+            own.heat.store(i32::try_from(delay).unwrap_or(i32::MAX), Relaxed);
+        }
+        Origin::Exit { unit, exit } => {
+            let mut shared = runtime.lock();
+            let Some(info) = shared.units.get_mut(*unit as usize).and_then(|unit| unit.exits.get_mut(*exit as usize))
+            else {
+                return;
+            };
+            info.failures += 1;
+            let delay = delay(runtime.hot_exit(), info.failures);
+            let heat = if info.failures >= MAX_FAILURES { u32::MAX } else { delay };
+            cool_exit(&mut shared, *unit, *exit, heat);
+        }
+    }
+}
+
+/// The exit will be looked at after it was taken so many times more.
+fn cool_exit(shared: &mut Locked, unit: u32, exit: u32, times: u32) {
+    if let Some(record) = shared.units.get(unit as usize).and_then(|unit| unit.records.get(exit as usize)) {
+        record.heat.store(i32::try_from(times).unwrap_or(i32::MAX), Relaxed);
+    }
+}
+
+/// Compiles a finished recording, installs the trace and goes on in it.
+fn finish(runtime: &'static Runtime, thread: &mut Thread, end: End, other: Option<&'static Loop>) -> Next {
+    let _blocked = SignalsBlocked::new();
+    let Some(recorder) = thread.recorder.take() else { return leave_anywhere(runtime, &thread.context) };
+    let begin = Instant::now();
+    let result = {
+        let mut shared = runtime.lock();
+        let vectors = match recorder.origin {
+            Origin::Anchor(_) => VectorState::None,
+            Origin::Exit { unit, exit } => shared
+                .units
+                .get(unit as usize)
+                .and_then(|unit| unit.exits.get(exit as usize))
+                .map_or(VectorState::All, |info| info.vectors),
+        };
+        let context = &thread.context;
+        let compile = || compile::compile(&mut shared, runtime, &recorder, context, end, vectors);
+        catch_unwind(AssertUnwindSafe(compile)).unwrap_or(Err(Failure::Panicked))
+    };
+    stats::add(&COUNTERS.compile_ns, begin.elapsed().as_nanos() as u64);
+    match result {
+        Ok(compiled) => {
+            let function = install(runtime, &recorder, compiled);
+            match (end, other.map(|other| other.function.load(Acquire))) {
+                (End::Loop, _) if function != 0 => Next::enter(function),
+                (End::Anchor(_), Some(function)) if function != 0 => Next::enter(function),
+                _ => leave_anywhere(runtime, &thread.context),
+            }
+        }
+        Err(failure) => {
+            stats::add(&COUNTERS.traces_refused, 1);
+            let level = if matches!(failure, Failure::Check { .. } | Failure::Malformed(_)) { 1 } else { 2 };
+            let detail = format!("{}: {}", describe(&recorder.origin), failure.detail());
+            runtime.note(level, &failure.to_string(), &detail);
+            penalise(runtime, &recorder.origin, true);
+            leave_anywhere(runtime, &thread.context)
+        }
+    }
+}
+
+/// Makes a unit reachable from where its recording began. Returns its function, 0 if its parent has gone meanwhile.
+fn install(runtime: &'static Runtime, recorder: &Recorder, compiled: Compiled) -> u64 {
+    let mut shared = runtime.lock();
+    shared.log(2, &compiled.summary);
+    stats::add(&COUNTERS.traces, 1);
+    let number = shared.units.len() as u32;
+    let function = compiled.unit.function;
+    shared.units.push(compiled.unit);
+    match recorder.origin {
+        Origin::Anchor(own) => {
+            if own.disabled.load(Relaxed) {
+                return 0;
+            }
+            own.failures.store(0, Relaxed);
+            own.function.store(function, Release);
+            runtime.pin(own.id);
+        }
+        Origin::Exit { unit, exit } => {
+            stats::add(&COUNTERS.side_traces, 1);
+            let shared = &mut *shared;
+            let Some(parent) = shared.units.get_mut(unit as usize).filter(|parent| !parent.dropped) else { return 0 };
+            let (Some(info), Some(record)) =
+                (parent.exits.get_mut(exit as usize), parent.records.get(exit as usize))
+            else {
+                return 0;
+            };
+            if let Some(piece) = shared.arena.add(&pieces::link(&info.code, function), 16) {
+                info.linked = Some(number);
+                record.next.store(piece, Release);
+            }
+        }
+    }
+    function
+}
+
+/// An exit whose record leads to the library.
+#[expect(unsafe_code, reason = "called by a stub with the thread's context and an exit record")]
+pub extern "C" fn on_exit(context: *mut Context, record: *const ExitRecord) -> u64 {
+    // SAFETY: the stub passes the calling thread's context and a record of a unit, which is never freed.
+    let (thread, record) = unsafe { (thread::of_context(context), &*record) };
+    let Some(runtime) = runtime::get() else { std::process::abort() }; // invariant: units belong to a runtime
+    stats::add(&COUNTERS.exits, 1);
+    // An exit with its own piece needs nothing from the context; without one the last resort leaves.
+    guarded(
+        || {
+            let next = match decide_exit(runtime, record) {
+                Leave::By(piece) => return piece,
+                Leave::Recording => begin_at_exit(runtime, thread, record),
+            };
+            next.without_argument(&mut thread.context)
+        },
+        || std::process::abort(), // invariant: deciding and linking allocate only; a panic in a recording is guarded there
+    )
+}
+
+/// What an exit does.
+enum Leave {
+    /// This piece knows.
+    By(u64),
+    /// A recording begins.
+    Recording,
+}
+
+fn decide_exit(runtime: &'static Runtime, record: &ExitRecord) -> Leave {
+    let mut locked = runtime.lock();
+    let shared = &mut *locked;
+    let last_resort = Leave::Recording;
+    let Some(unit) = shared.units.get_mut(record.unit as usize) else { return last_resort };
+    let (function, wide, dropped) = (unit.function, unit.wide, unit.dropped);
+    let Some(info) = unit.exits.get_mut(record.index as usize) else { return last_resort };
+    if info.is_call {
+        let piece = *info.piece.get_or_insert_with(|| {
+            let code = pieces::call(&info.code, function, record.unit, info.vectors, wide);
+            shared.arena.add(&code, 16).unwrap_or(0)
+        });
+        if piece == 0 {
+            return last_resort;
+        }
+        if !dropped {
+            record.next.store(piece, Release);
+        }
+        return Leave::By(piece);
+    }
+    if let ExitKind::Anchor(number) = info.kind
+        && !dropped
+        && let Some(target) = runtime.loops.get(number)
+        && let function = target.function.load(Acquire)
+        && function != 0
+        && let Some(piece) = shared.arena.add(&pieces::link(&info.code, function), 16)
+    {
+        let linked = shared.units.iter().rposition(|unit| unit.function == function);
+        shared.units[record.unit as usize].exits[record.index as usize].linked = linked.map(|unit| unit as u32);
+        record.next.store(piece, Release);
+        return Leave::By(piece);
+    }
+    match info.piece {
+        None => {
+            let code = pieces::leave(&info.code, info.pc, info.vectors, Heat::Count);
+            let Some(piece) = shared.arena.add(&code, 16) else { return last_resort };
+            info.piece = Some(piece);
+            record.heat.store(i32::try_from(runtime.hot_exit()).unwrap_or(i32::MAX), Relaxed);
+            if !dropped {
+                record.next.store(piece, Release);
+            }
+            Leave::By(piece)
+        }
+        Some(piece) if dropped || record.heat.load(Relaxed) >= 0 => {
+            record.heat.store(i32::MAX, Relaxed);
+            Leave::By(piece)
+        }
+        Some(_) => Leave::Recording,
+    }
+}
+
+/// Completes the state of an exit in the context, and records a side trace from there if nothing speaks against it.
+fn begin_at_exit(runtime: &'static Runtime, thread: &mut Thread, record: &ExitRecord) -> Next {
+    let mut shared = runtime.lock();
+    let Some(unit) = shared.exit_of(record) else { std::process::abort() }; // invariant: exit records are of units
+    let dropped = unit.dropped;
+    let info = &unit.exits[record.index as usize];
+    complete_context(&mut thread.context, &info.code);
+    thread.context.rip = info.pc;
+    if info.is_call {
+        // No memory for its piece: the call is made without us.
+        drop(shared);
+        return make_call_plainly(runtime, &mut thread.context);
+    }
+    let origin = origin_of_exit(runtime, info.kind, record);
+    drop(shared);
+    if dropped || (thread.recorder.is_some() && !is_stale(thread)) {
+        cool_exit(&mut runtime.lock(), record.unit, record.index, 1);
+        return leave_anywhere(runtime, &thread.context);
+    }
+    let disabled = matches!(origin, Origin::Anchor(own) if own.disabled.load(Relaxed));
+    if disabled {
+        cool_exit(&mut runtime.lock(), record.unit, record.index, u32::MAX);
+        return leave_anywhere(runtime, &thread.context);
+    }
+    if thread.recorder.is_some() {
+        give_up(runtime, thread, GiveUp::Interrupted);
+    }
+    begin(runtime, thread, origin)
+}
+
+/// A recording from an exit to an anchor is one of that anchor.
+fn origin_of_exit(runtime: &'static Runtime, kind: ExitKind, record: &ExitRecord) -> Origin {
+    match kind {
+        ExitKind::Anchor(number) => runtime.loops.get(number).map(Origin::Anchor),
+        ExitKind::Guest => None,
+    }
+    .unwrap_or(Origin::Exit { unit: record.unit, exit: record.index })
+}
+
+/// A residual call that has found only one free record. Answers where to go on: to the call's piece again, or without us.
+#[expect(unsafe_code, reason = "called by a stub with the thread's context and an exit record")]
+pub extern "C" fn on_refill(context: *mut Context, record: *const ExitRecord) -> u64 {
+    // SAFETY: the stub passes the calling thread's context and a record that outlives its unit's code.
+    let (thread, record) = unsafe { (thread::of_context(context), &*record) };
+    let context = &mut thread.context;
+    let first = context.free_record;
+    // The trace has described the call in the first record, so that one stays first.
+    // SAFETY: the chain is this thread's and has exactly one record.
+    unsafe { (*first).next = records::refill(ptr::null_mut()) };
+    let Some(runtime) = runtime::get() else { std::process::abort() }; // invariant: units belong to a runtime
+    if records::has_two(first) {
+        return record.next.load(Acquire);
+    }
+    if record.unit != NO_UNIT
+        && let Some(unit) = runtime.lock().exit_of(record)
+    {
+        complete_context(context, &unit.exits[record.index as usize].code);
+    }
+    make_call_plainly(runtime, context).code
+}
+
+/// A callee has come back to an activation that does not wait for it: another stack height, or its trace was dropped.
+#[expect(unsafe_code, reason = "called by a stub with the thread's context and an activation record")]
+pub extern "C" fn on_stray_return(context: *mut Context, record: *mut Record) -> u64 {
+    // SAFETY: the stub passes the calling thread's context and the record that the guest has returned to.
+    let thread = unsafe {
+        let thread = thread::of_context(context);
+        thread.context.rip = (*record).return_address;
+        if (*record).live.swap(0, Relaxed) != 0 {
+            (*record).next = thread.context.free_record;
+            thread.context.free_record = record;
+        }
+        thread
+    };
+    let Some(runtime) = runtime::get() else { std::process::abort() }; // invariant: records belong to a runtime
+    if thread.suspended == record {
+        give_up(runtime, thread, GiveUp::Interrupted);
+    }
+    leave_anywhere(runtime, &thread.context).code
+}
+
+/// An anchor call on a thread that has no context yet, or that is busy. `rsp` is the stack pointer after the call has
+/// returned. Returns 1 if the anchor is to be tried again, 0 if it is declined.
+#[expect(unsafe_code, reason = "called by a stub")]
+pub extern "C" fn on_odd_entry(rsp: u64) -> u32 {
+    let context = thread::current_context();
+    if !thread::is_busy() {
+        return u32::from(context.is_null() && runtime::get().is_some() && guarded(thread::create, || false));
+    }
+    if context.is_null() {
+        return 0;
+    }
+    // SAFETY: the calling thread's context, which a stub or a trace may be using: it is only looked at.
+    let (thread, interrupted) = unsafe { (&*context.cast::<Thread>(), (*context).rsp()) };
+    // A signal handler that has interrupted us runs on our stack, on its own, or below the guest's.
+    if thread.owns(rsp) || on_signal_stack(rsp) || rsp < interrupted {
+        return 0;
+    }
+    // A handler has jumped out of us into the guest: nothing of ours is in use any more.
+    thread::set_busy(false);
+    1
+}
+
+/// Whether an address lies on the calling thread's alternate signal stack.
+#[expect(unsafe_code, reason = "a system call")]
+fn on_signal_stack(rsp: u64) -> bool {
+    let mut stack = libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: 0, ss_size: 0 };
+    // SAFETY: only asks.
+    let known = unsafe { libc::sigaltstack(ptr::null(), &mut stack) } == 0;
+    let start = stack.ss_sp as u64;
+    known && stack.ss_flags & libc::SS_DISABLE == 0 && (start..start + stack.ss_size as u64).contains(&rsp)
+}
+
+/// A residual call has returned on a thread that has no context yet.
+pub extern "C" fn on_foreign_thread() {
+    while !guarded(thread::create, || false) {
+        // Without a context the guest cannot go on. Memory may become free.
+        std::thread::yield_now();
+    }
+}
+
+/// Trace entries so far. Those of other threads that are still running are not known.
+#[expect(unsafe_code, reason = "reads the calling thread's counter")]
+pub fn entries() -> u64 {
+    let context = thread::current_context();
+    // SAFETY: the calling thread's own, and the counter is a cell.
+    let own = if context.is_null() { 0 } else { unsafe { (*context.cast::<Thread>()).entries.get() } };
+    ENTRIES.load(Relaxed) + own
+}
+
+/// Adds the entries of a thread that ends.
+pub fn add_entries(entries: u64) {
+    ENTRIES.fetch_add(entries, Relaxed);
+}
