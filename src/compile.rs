@@ -151,7 +151,7 @@ pub fn compile(
     );
     dump(shared, recorder, &lifted.trace, &trace, &optimised, &lowered, number, &summary);
     let wide = is_wide(&trace, vectors);
-    let unit = unit(name, recorder, &trace, lowered, wide, &exit_vectors(&trace, vectors));
+    let unit = unit(recorder, &trace, lowered, wide, &exit_vectors(&trace, vectors));
     Ok(Compiled { unit, summary })
 }
 
@@ -206,9 +206,8 @@ fn verify(trace: &Trace, wanted: bool) -> Result<(), Failure> {
     if !wanted {
         return Ok(());
     }
-    redmagic_ir::verify(trace).map_err(|errors| {
-        Failure::Malformed(errors.first().map_or_else(String::new, ToString::to_string))
-    })
+    redmagic_ir::verify(trace)
+        .map_err(|errors| Failure::Malformed(errors.first().map_or_else(String::new, ToString::to_string)))
 }
 
 fn replay(trace: &Trace, recorder: &Recorder, context: &Context, stage: &'static str) -> Result<(), Failure> {
@@ -239,11 +238,8 @@ fn lower(shared: &mut Shared, trace: &Trace, number: u32) -> Result<Lowered, Fai
     let to_library = stubs::exit_to_library as *const () as u64;
     let records: Box<[ExitRecord]> =
         (0..trace.exits.len()).map(|index| ExitRecord::new(number, index as u32, to_library)).collect();
-    let natives = trace
-        .natives
-        .values()
-        .map(|native| native_stub(shared, native))
-        .collect::<Result<Vec<u64>, Failure>>()?;
+    let natives =
+        trace.natives.values().map(|native| native_stub(shared, native)).collect::<Result<Vec<u64>, Failure>>()?;
     if shared.options.backend == Engine::Eval {
         let code = interpret::entry(number);
         let function = shared.arena.add(&code, 16).ok_or(Failure::NoMemory)?;
@@ -278,14 +274,7 @@ fn native_stub(shared: &mut Shared, native: &NativeOp) -> Result<u64, Failure> {
     shared.arena.add(&stub, 16).ok_or(Failure::NoMemory)
 }
 
-fn unit(
-    name: String,
-    recorder: &Recorder,
-    trace: &Trace,
-    lowered: Lowered,
-    wide: bool,
-    vectors: &[VectorState],
-) -> Unit {
+fn unit(recorder: &Recorder, trace: &Trace, lowered: Lowered, wide: bool, vectors: &[VectorState]) -> Unit {
     let calls: BTreeSet<Exit> = trace
         .segments
         .values()
@@ -312,7 +301,6 @@ fn unit(
         .collect();
     let declared = trace.regions.iter().filter(|region| region.kind == RegionKind::Declared);
     Unit {
-        name,
         function: lowered.function,
         origin: recorder.origin,
         records: lowered.records,

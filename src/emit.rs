@@ -81,11 +81,6 @@ impl Emitter {
         self.code.push(1);
     }
 
-    /// `jmp [base + offset]`.
-    pub fn jump_memory(&mut self, base: Register, offset: i32) {
-        self.memory(false, &[0xff], 4, base, offset);
-    }
-
     /// `movups xmm0, [base + offset]`.
     pub fn load_xmm0(&mut self, base: Register, offset: i32) {
         self.memory(false, &[0x0f, 0x10], 0, base, offset);
@@ -213,7 +208,6 @@ mod tests {
         assert_eq!(emitted(|e| e.load_local(RCX, -64)), [0x64, 0x48, 0x8b, 0x0c, 0x25, 0xc0, 0xff, 0xff, 0xff]);
         assert_eq!(emitted(|e| e.jump_local(-8)), [0x64, 0xff, 0x24, 0x25, 0xf8, 0xff, 0xff, 0xff]);
         assert_eq!(emitted(|e| e.decrement(RAX, 8)), [0x83, 0xa8, 8, 0, 0, 0, 1]);
-        assert_eq!(emitted(|e| e.jump_memory(RAX, 0)), [0xff, 0xa0, 0, 0, 0, 0]);
         assert_eq!(emitted(|e| e.skip_if(9, |e| e.raw(&[0x90]))), [0x79, 1, 0x90]);
     }
 }

@@ -19,8 +19,8 @@ use crate::loops::Loop;
 use crate::memory::{SignalsBlocked, read_word};
 use crate::options::Check;
 use crate::pieces::{self, Heat, VectorState};
-use crate::records::{self, Record};
 use crate::recorder::{EndReason, GiveUp, Origin, Recorder, Stop};
+use crate::records::{self, Record};
 use crate::runtime::{self, Locked, Runtime};
 use crate::stats::{self, COUNTERS};
 use crate::stubs;
@@ -141,8 +141,7 @@ fn heat_up(heat: &std::sync::atomic::AtomicI32, passes: u32) -> bool {
 fn is_stale(thread: &Thread) -> bool {
     // SAFETY: the record stays this thread's while the recording is suspended.
     let Some(record) = (unsafe { thread.suspended.as_ref() }) else { return true };
-    record.live.load(Relaxed) != 1
-        || read_word(record.rsp.wrapping_sub(8)) != Some(records::return_point(record))
+    record.live.load(Relaxed) != 1 || read_word(record.rsp.wrapping_sub(8)) != Some(records::return_point(record))
 }
 
 /// Begins a recording at the state in the context.
@@ -383,8 +382,7 @@ fn install(runtime: &'static Runtime, recorder: &Recorder, compiled: Compiled) -
             stats::add(&COUNTERS.side_traces, 1);
             let shared = &mut *shared;
             let Some(parent) = shared.units.get_mut(unit as usize).filter(|parent| !parent.dropped) else { return 0 };
-            let (Some(info), Some(record)) =
-                (parent.exits.get_mut(exit as usize), parent.records.get(exit as usize))
+            let (Some(info), Some(record)) = (parent.exits.get_mut(exit as usize), parent.records.get(exit as usize))
             else {
                 return 0;
             };

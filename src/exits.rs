@@ -33,12 +33,6 @@ const _: () = assert!(offset_of!(ExitRecord, next) == 0 && offset_of!(ExitRecord
 impl ExitRecord {
     /// A record that goes on at `next`.
     pub fn new(unit: u32, index: u32, next: u64) -> ExitRecord {
-        ExitRecord {
-            next: AtomicU64::new(next),
-            heat: AtomicI32::new(0),
-            index,
-            unit,
-            failures: AtomicU32::new(0),
-        }
+        ExitRecord { next: AtomicU64::new(next), heat: AtomicI32::new(0), index, unit, failures: AtomicU32::new(0) }
     }
 }

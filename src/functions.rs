@@ -103,9 +103,8 @@ const RESIDUAL: [&str; 34] = [
 ];
 
 /// Functions that read and write no memory that a trace could know.
-const NO_EFFECT: [&str; 14] = [
-    "floor", "ceil", "fmod", "pow", "sqrt", "sin", "cos", "tan", "exp", "log", "log2", "log10", "fabs", "labs",
-];
+const NO_EFFECT: [&str; 14] =
+    ["floor", "ceil", "fmod", "pow", "sqrt", "sin", "cos", "tan", "exp", "log", "log2", "log10", "fabs", "labs"];
 
 /// All that is known about functions, by address.
 #[derive(Default)]

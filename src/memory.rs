@@ -100,11 +100,6 @@ impl Arena {
         self.used as u64
     }
 
-    /// The first executable address.
-    pub fn code_start(&self) -> u64 {
-        self.execute
-    }
-
     /// In the child of a fork: makes the arena this process's own. Returns false if that fails; then no code of it may
     /// run any more.
     pub fn after_fork(&mut self) -> bool {

@@ -227,9 +227,8 @@ fn restore(code: &mut Emitter, exit: &ExitCode, vectors: VectorState) {
             code.flags_from_eax();
         }
     }
-    let constant = |register: u8| {
-        exit.constants.iter().find(|(slot, _)| slot.as_gpr() == Some(register)).map(|(_, value)| *value)
-    };
+    let constant =
+        |register: u8| exit.constants.iter().find(|(slot, _)| slot.as_gpr() == Some(register)).map(|(_, value)| *value);
     for register in (0..16).filter(|register| *register != RBX).chain([RBX]) {
         match constant(register) {
             Some(value) => code.constant(register, value),

@@ -19,6 +19,8 @@
 //! - A thread's chain of free records is its own. The pool behind it is locked, with signals blocked.
 //! - `live` is 1 from before the call until its return, 2 when the unit was dropped meanwhile, else 0.
 
+#![expect(unsafe_code, reason = "records are shared with machine code")]
+
 use crate::context::tls;
 use crate::exits::NO_UNIT;
 use crate::memory::{Mapping, SignalsBlocked, read_word};
@@ -106,7 +108,6 @@ global_asm!(
     d3 = const RETURN_DISTANCE >> 24 & 0xff,
 );
 
-#[expect(unsafe_code, reason = "the section above")]
 unsafe extern "C" {
     static mut redmagic_records: [u8; RECORDS * RECORD_BYTES];
 }
@@ -120,7 +121,6 @@ struct Pool {
     saves: Option<Mapping>,
 }
 
-#[expect(unsafe_code, reason = "one word of Send for the pool's pointers")]
 // SAFETY: the pointers lead into the static section, and only who holds the lock follows them.
 unsafe impl Send for Pool {}
 
@@ -136,14 +136,12 @@ pub fn return_point(record: *const Record) -> u64 {
 }
 
 /// Whether a chain has at least two records: one for a call, and one so that it never becomes empty.
-#[expect(unsafe_code, reason = "records are shared with machine code")]
 pub fn has_two(chain: *mut Record) -> bool {
     // SAFETY: chains consist of prepared records of the calling thread.
     !chain.is_null() && unsafe { !(*chain).next.is_null() }
 }
 
 /// Hands out a chain of free records that ends in `rest`. Returns `rest` itself when there is none left.
-#[expect(unsafe_code, reason = "records are shared with machine code")]
 pub fn refill(rest: *mut Record) -> *mut Record {
     let _blocked = SignalsBlocked::new();
     let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
@@ -167,7 +165,6 @@ pub fn refill(rest: *mut Record) -> *mut Record {
 }
 
 /// Takes back a thread's chain.
-#[expect(unsafe_code, reason = "records are shared with machine code")]
 pub fn release(chain: *mut Record) {
     let _blocked = SignalsBlocked::new();
     let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
@@ -184,7 +181,6 @@ pub fn release(chain: *mut Record) {
 }
 
 /// The calls of this unit that are under way will go on in the guest when they return.
-#[expect(unsafe_code, reason = "records are shared with machine code")]
 pub fn abandon_unit(unit: u32) {
     let pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
     for at in 0..pool.prepared {
@@ -198,7 +194,6 @@ pub fn abandon_unit(unit: u32) {
 }
 
 /// Makes the next page of records and thunks. Returns false if all are made, or memory is short.
-#[expect(unsafe_code, reason = "writes machine code into the section above")]
 fn prepare(pool: &mut Pool) -> bool {
     if pool.prepared + BATCH > RECORDS {
         return false;
@@ -243,7 +238,6 @@ fn prepare(pool: &mut Pool) -> bool {
 }
 
 /// Finds records whose call will never return: the stack no longer holds their return address.
-#[expect(unsafe_code, reason = "records are shared with machine code")]
 fn reclaim(pool: &mut Pool) {
     for at in 0..pool.prepared {
         let pointer = record(at);

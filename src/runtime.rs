@@ -20,9 +20,9 @@ use crate::memory::{Arena, SignalsBlocked};
 use crate::modules::Modules;
 use crate::options::{OptionError, Options};
 use crate::pieces::{self, Heat, VectorState};
-use crate::records;
 use crate::recorder::Origin;
 use crate::recorder::slots::{self, SlotInfo};
+use crate::records;
 use crate::stats::{self, COUNTERS};
 use crate::stubs;
 use crate::unit::Unit;
@@ -490,10 +490,8 @@ impl Shared {
     /// The compiler.
     pub fn backend(&mut self) -> Result<&mut Backend, Failure> {
         if self.backend.is_none() {
-            let options = redmagic_backend::Options {
-                verify: cfg!(debug_assertions),
-                dump: self.options.dump.is_some(),
-            };
+            let options =
+                redmagic_backend::Options { verify: cfg!(debug_assertions), dump: self.options.dump.is_some() };
             self.backend = Some(Backend::new(&options).map_err(Failure::Backend)?);
         }
         self.backend.as_mut().ok_or(Failure::Panicked)

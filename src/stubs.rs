@@ -17,6 +17,8 @@
 //! function; `enter_trace` calls it; it returns an exit record; `jmp [record.next]` runs the piece that restores the
 //! registers of that exit and jumps into the guest.
 
+#![expect(unsafe_code, reason = "machine code")]
+
 use crate::context::{Context, tls};
 use crate::records::Record;
 use crate::runtime::{on_anchor, on_exit, on_foreign_thread, on_odd_entry, on_refill, on_stray_return};
@@ -436,9 +438,7 @@ pub extern "C" fn run_slot(_context: *mut Context, _slot: u64) {
 /// Where a slot ends, with the host's stack pointer restored.
 #[unsafe(naked)]
 pub extern "C" fn slot_return() {
-    naked_asm!(
-        "add rsp, 8", "pop r15", "pop r14", "pop r13", "pop r12", "pop rbp", "pop rbx", "ret",
-    )
+    naked_asm!("add rsp, 8", "pop r15", "pop r14", "pop r13", "pop r12", "pop rbp", "pop rbx", "ret",)
 }
 
 /// Instruction `$mnemonic` for vector registers 0 to 15 (and 16 to 31), towards memory or from it.
@@ -507,8 +507,7 @@ vector_function!(
 const _: () = assert!(offset_of!(Context, mask) == offset_of!(Context, vector) + 2048);
 
 /// How all vector state of this machine is saved and loaded.
-static VECTOR_ROUTINES: [AtomicPtr<()>; 2] =
-    [AtomicPtr::new(save_xmm as *mut ()), AtomicPtr::new(load_xmm as *mut ())];
+static VECTOR_ROUTINES: [AtomicPtr<()>; 2] = [AtomicPtr::new(save_xmm as *mut ()), AtomicPtr::new(load_xmm as *mut ())];
 
 /// Saves all vector state that this machine has to the context in rcx; keeps everything else.
 #[unsafe(naked)]

@@ -12,8 +12,8 @@
 use crate::context::{Context, tls};
 use crate::exits::{ExitRecord, NO_UNIT};
 use crate::memory::{Mapping, SignalsBlocked};
-use crate::records;
 use crate::recorder::Recorder;
+use crate::records;
 use crate::stubs;
 use std::cell::Cell;
 use std::ptr;
@@ -79,12 +79,13 @@ pub fn set_busy(busy: bool) {
 /// Begins (1) or ends (-1) a stretch in which the calling thread's anchors do nothing. Returns false if there is nothing
 /// to end.
 pub fn change_disabled(by: i32) -> bool {
-    DISABLED.try_with(|depth| {
-        let now = depth.get() + by;
-        depth.set(now.max(0));
-        now >= 0
-    })
-    .unwrap_or(true)
+    DISABLED
+        .try_with(|depth| {
+            let now = depth.get() + by;
+            depth.set(now.max(0));
+            now >= 0
+        })
+        .unwrap_or(true)
 }
 
 /// Whether the calling thread's anchors do nothing.

@@ -11,8 +11,6 @@ use redmagic_ir::{ExitKind, Terminator, Trace};
 
 /// A compiled trace.
 pub struct Unit {
-    /// A name for people.
-    pub name: String,
     /// The address of its function.
     pub function: u64,
     /// Where its recording began.

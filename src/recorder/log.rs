@@ -84,8 +84,6 @@ pub struct MemoryLog {
     pub before: u128,
     /// The bytes after it.
     pub after: u128,
-    /// It was read.
-    pub reads: bool,
     /// It was written.
     pub writes: bool,
 }
@@ -144,7 +142,6 @@ impl CheckLog {
                 size: access.size,
                 before,
                 after: before,
-                reads: access.reads,
                 writes: access.writes,
             });
         }

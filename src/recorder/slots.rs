@@ -231,7 +231,8 @@ pub fn verbatim(instruction: &Instruction, bytes: &[u8]) -> Option<(Vec<u8>, Opt
     }
     let mut factory = InstructionInfoFactory::new();
     let info = factory.info(instruction);
-    let uses = |register: Register| info.used_registers().iter().any(|used| used.register().full_register() == register);
+    let uses =
+        |register: Register| info.used_registers().iter().any(|used| used.register().full_register() == register);
     let register = [Register::RBX, Register::RSI, Register::RDI, Register::RDX, Register::RCX, Register::RAX]
         .into_iter()
         .find(|register| !uses(*register))?;
