@@ -17,7 +17,7 @@ use crate::recorder::Recorder;
 use crate::recorder::log::{CheckLog, EntryKind, MemoryLog};
 use redmagic_ir::eval::{EvalError, Fault, Guest, Machine, Outcome};
 use redmagic_ir::graph::Graph;
-use redmagic_ir::{ExitData, ExitValue, NativeOp, Segment, Slot, Target, Terminator, Trace};
+use redmagic_ir::{ExitData, ExitValue, NativeOp, Opcode, Segment, Slot, Target, Terminator, Trace, Value};
 use std::collections::HashMap;
 use std::fmt;
 
@@ -78,15 +78,24 @@ impl fmt::Display for Difference {
 }
 
 /// The trace with its back edges turned into exits to its start. `None` if a loop carries values that are in no slot.
+///
+/// Such an exit lists the parameters, and what the entry has read from slots that are no parameters: they are invariant,
+/// but a residual call may have written other values to the context.
 pub fn single_iteration(trace: &Trace) -> Option<Trace> {
     let graph = Graph::new(trace);
     let mut once = trace.clone();
+    let reads = trace.segments[trace.entry()].insts.iter().filter(|value| trace.insts[**value].op == Opcode::Slot);
+    let invariant: Vec<(Slot, Value)> =
+        reads.filter_map(|value| Some((trace.insts[*value].slot()?, *value))).collect();
     for &header in graph.headers() {
         let params: Option<Vec<Slot>> = trace.segments[header].params.iter().map(|p| trace.insts[*p].slot()).collect();
         let params = params?;
         for source in graph.back_edges(header) {
             let Terminator::Jump(Target { args, .. }) = &trace.segments[source].terminator else { return None };
             let mut exit = ExitData::new(trace.start, 0);
+            for &(slot, value) in invariant.iter().filter(|(slot, _)| slot.is_writable()) {
+                exit.set(slot, ExitValue::Value(value));
+            }
             for (slot, value) in params.iter().zip(args) {
                 exit.set(*slot, ExitValue::Value(*value));
             }

@@ -10,6 +10,7 @@
 
 use crate::check;
 use crate::context::{Context, backend_layout};
+use crate::dump::Report;
 use crate::exits::{EXIT_STRIDE, ExitRecord};
 use crate::interpret;
 use crate::options::{Check, Engine};
@@ -24,7 +25,8 @@ use redmagic_backend::{BackendError, ExitCode, FlagsRecipe, Request};
 use redmagic_ir::{Exit, NativeOp, Region, RegionKind, Slot, Terminator, Trace, Type};
 use redmagic_lift::{Code, Recording, Refusal};
 use std::collections::BTreeSet;
-use std::fmt::{self, Write};
+use std::fmt;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Why a recording did not become a unit.
 #[derive(Debug)]
@@ -113,46 +115,81 @@ pub fn compile(
     end: End,
     vectors: VectorState,
 ) -> Result<Compiled, Failure> {
-    let number = shared.units.len() as u32;
+    let mut report = Report::new(shared.options.dump.as_ref(), COUNTERS.recordings.load(Relaxed));
+    report.section("recorded", || disassembly::recording(&recorder.log));
     let name = match recorder.origin {
-        Origin::Anchor(own) => format!("trace {number}: loop {} at {:#x}", own.number, own.site),
-        Origin::Exit { unit, exit } => format!("trace {number}: side trace of exit {exit} of trace {unit}"),
+        Origin::Anchor(own) => format!("trace {}: loop {} at {:#x}", shared.units.len(), own.number, own.site),
+        Origin::Exit { unit, exit } => {
+            format!("trace {}: side trace of exit {exit} of trace {unit}", shared.units.len())
+        }
     };
-    let recording = recording(shared, runtime, recorder, context, end, &name);
-    let lifted = redmagic_lift::lift(&recording, &GuestCode(shared)).map_err(Failure::Refused)?;
-    stats::add(&COUNTERS.native_operations, u64::from(lifted.natives));
-    let checking = shared.options.check != Check::Off;
-    let verified = cfg!(debug_assertions) || checking;
-    verify(&lifted.trace, verified)?;
-    if checking {
-        replay(&lifted.trace, recorder, context, "lifting")?;
+    let recording = recording(shared, runtime, recorder, context, end, name);
+    let result = stages(shared, recorder, &recording, context, vectors, &mut report);
+    if let Err(failure) = &result {
+        report.section("failure", || failure.detail());
     }
-    let mut trace = lifted.trace.clone();
-    let optimised = redmagic_passes::optimise(&mut trace, &shared.options.passes);
-    // The optimised trace is the last one that a bug could have touched before it runs: always verified.
-    verify(&trace, true)?;
+    report.write();
+    result
+}
+
+/// The stages of compilation, from the lifter's input on.
+fn stages(
+    shared: &mut Shared,
+    recorder: &Recorder,
+    recording: &Recording,
+    context: &Context,
+    vectors: VectorState,
+    report: &mut Report,
+) -> Result<Compiled, Failure> {
+    let lifted = redmagic_lift::lift(recording, &GuestCode(shared)).map_err(Failure::Refused)?;
+    stats::add(&COUNTERS.native_operations, u64::from(lifted.natives));
+    let mut trace = lifted.trace;
+    report.section("lifted", || trace.to_string());
+    let checking = shared.options.check != Check::Off;
+    if cfg!(debug_assertions) || checking {
+        verify(&trace)?;
+    }
+    if checking {
+        replay(&trace, recorder, context, "lifting")?;
+    }
+    let passes = redmagic_passes::optimise(&mut trace, &shared.options.passes);
+    report.section("passes", || passes.to_string());
+    report.section("optimised", || trace.to_string());
+    // What runs is always verified: a bug up to here is refused instead of executed.
+    verify(&trace)?;
     if checking {
         replay(&trace, recorder, context, "optimisation")?;
     }
     if trace.len() > shared.options.max_operations as usize {
         return Err(Failure::TooManyOperations(trace.len()));
     }
-    stats::add(&COUNTERS.operations_before, u64::from(optimised.ops_before));
-    stats::add(&COUNTERS.operations_after, u64::from(optimised.ops_after));
+    stats::add(&COUNTERS.operations_before, u64::from(passes.ops_before));
+    stats::add(&COUNTERS.operations_after, u64::from(passes.ops_after));
+    let number = shared.units.len() as u32;
     let lowered = lower(shared, &trace, number)?;
     let summary = format!(
-        "{name}: {} instructions ({} native), {} operations, {} optimised, {} exits, {} bytes",
+        "{}: {} instructions ({} native), {} operations, {} optimised, {} exits, {} bytes",
+        recording.name,
         recorder.log.len(),
         lifted.natives,
-        optimised.ops_before,
-        optimised.ops_after,
+        passes.ops_before,
+        passes.ops_after,
         trace.exits.len(),
         lowered.code.len(),
     );
-    dump(shared, recorder, &lifted.trace, &trace, &optimised, &lowered, number, &summary);
+    report.section("CLIF", || lowered.clif.clone().unwrap_or_default());
+    report.section("machine code", || disassembly::code(&lowered.code, lowered.function));
+    report.section("exits", || exit_list(&trace, &lowered));
+    report.section("summary", || summary.clone());
     let wide = is_wide(&trace, vectors);
     let unit = unit(recorder, &trace, lowered, wide, &exit_vectors(&trace, vectors));
     Ok(Compiled { unit, summary })
+}
+
+/// What the pieces of the exits will do.
+fn exit_list(trace: &Trace, lowered: &Lowered) -> String {
+    let exits = trace.exits.iter().zip(&lowered.exits);
+    exits.map(|((exit, data), code)| format!("{exit} @{:#x}: {code:?}\n", data.pc)).collect()
 }
 
 /// The lifter's input.
@@ -162,7 +199,7 @@ fn recording(
     recorder: &Recorder,
     context: &Context,
     end: End,
-    name: &str,
+    name: String,
 ) -> Recording {
     let end = match end {
         End::Loop => redmagic_lift::End::Loop,
@@ -170,7 +207,7 @@ fn recording(
         End::Exit => redmagic_lift::End::Exit { pc: context.rip },
     };
     Recording {
-        name: name.to_owned(),
+        name,
         start: recorder.start,
         events: recorder.log.iter().map(Entry::event).collect(),
         end,
@@ -202,10 +239,7 @@ fn regions(shared: &Shared, runtime: &Runtime, recorder: &Recorder) -> Vec<Regio
         .collect()
 }
 
-fn verify(trace: &Trace, wanted: bool) -> Result<(), Failure> {
-    if !wanted {
-        return Ok(());
-    }
+fn verify(trace: &Trace) -> Result<(), Failure> {
     redmagic_ir::verify(trace)
         .map_err(|errors| Failure::Malformed(errors.first().map_or_else(String::new, ToString::to_string)))
 }
@@ -219,7 +253,7 @@ fn replay(trace: &Trace, recorder: &Recorder, context: &Context, stage: &'static
         }
         Err(difference) => {
             stats::add(&COUNTERS.check_failures, 1);
-            Err(Failure::Check { stage, difference: format!("{difference}\n{trace}") })
+            Err(Failure::Check { stage, difference: difference.to_string() })
         }
     }
 }
@@ -322,37 +356,4 @@ pub fn complete_context(context: &mut Context, exit: &ExitCode) {
             context.set_slot(Slot::FLAGS, flags as u64);
         }
     }
-}
-
-/// Writes a file about the trace, if wanted.
-#[expect(clippy::too_many_arguments, reason = "everything that is known of a trace")]
-fn dump(
-    shared: &Shared,
-    recorder: &Recorder,
-    lifted: &Trace,
-    optimised: &Trace,
-    passes: &redmagic_passes::Stats,
-    lowered: &Lowered,
-    number: u32,
-    summary: &str,
-) {
-    let Some(directory) = &shared.options.dump else { return };
-    let mut text = format!("{summary}\npasses: {passes}\n");
-    let mut section = |title: &str, body: &str| {
-        let _ = writeln!(text, "\n==== {title}\n{body}");
-    };
-    section("recorded", &disassembly::recording(&recorder.log));
-    section("lifted", &lifted.to_string());
-    section("optimised", &optimised.to_string());
-    if let Some(clif) = &lowered.clif {
-        section("CLIF", clif);
-    }
-    section("machine code", &disassembly::code(&lowered.code, lowered.function));
-    let mut exits = String::new();
-    for (exit, code) in optimised.exits.iter().map(|(exit, _)| exit).zip(&lowered.exits) {
-        let _ = writeln!(exits, "{exit}: {code:?}");
-    }
-    section("exits", &exits);
-    let _ = std::fs::create_dir_all(directory);
-    let _ = std::fs::write(directory.join(format!("trace-{}-{number}.txt", std::process::id())), text);
 }

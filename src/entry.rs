@@ -259,7 +259,7 @@ fn give_up(runtime: &'static Runtime, thread: &mut Thread, reason: GiveUp) {
     runtime.note(2, &cause, &detail);
     match reason {
         // What was in the way is out of the way the next time.
-        GiveUp::Unresolved | GiveUp::Interrupted => retry(runtime, &recorder.origin),
+        GiveUp::Unresolved => retry(runtime, &recorder.origin),
         GiveUp::InnerLoop => penalise(runtime, &recorder.origin, false),
         GiveUp::TooLong | GiveUp::TooDeep => match recorder.culprit() {
             Some(function) => {
@@ -269,6 +269,7 @@ fn give_up(runtime: &'static Runtime, thread: &mut Thread, reason: GiveUp) {
             None => penalise(runtime, &recorder.origin, true),
         },
         GiveUp::TooShort(EndReason::Leave | EndReason::Never | EndReason::Outside | EndReason::Refused(_))
+        | GiveUp::Interrupted
         | GiveUp::NoMemory => penalise(runtime, &recorder.origin, true),
     }
 }

@@ -10,7 +10,7 @@
 //! - `recorder`: executes and logs the guest's instructions. `compile`: from a log to a `unit` of code. `check`:
 //!   replays a recording on its trace.
 //! - `context`, `records`, `exits`, `thread`: what machine code and Rust share. `pieces`, `emit`: code made at run time.
-//! - `modules`, `functions`, `loops`, `options`, `stats`, `log`, `memory`: leaves.
+//! - `modules`, `functions`, `loops`, `options`, `stats`, `log`, `dump`, `memory`: leaves.
 //!
 //! The crates below: `redmagic-ir` (data structures, text, verifier, evaluator), `redmagic-lift`, `redmagic-passes`,
 //! `redmagic-backend`. Only this crate knows all of them.
@@ -22,6 +22,7 @@ pub mod capi;
 mod check;
 mod compile;
 mod context;
+mod dump;
 mod emit;
 mod entry;
 mod exits;
