@@ -238,6 +238,7 @@ pub extern "C" fn recorder_returned(context: *mut Context, record: *mut Record) 
                     // Another thread has begun the recording, or it was given up.
                     _ => leave_anywhere(runtime, &thread.context),
                 },
+                // SAFETY: the stub's context; the other closure, which used it through `thread`, has ended.
                 || leave_anywhere(runtime, unsafe { &*context }),
             );
             next.without_argument(&mut thread.context)

@@ -118,6 +118,9 @@ impl Modules {
 }
 
 /// The callback of `dl_iterate_phdr`.
+///
+/// # Safety
+/// `info` is a module of the loader, `modules` a [`Modules`].
 unsafe extern "C" fn add_module(info: *mut libc::dl_phdr_info, _size: usize, modules: *mut libc::c_void) -> i32 {
     // SAFETY: the loader passes a valid description, and our own pointer back.
     let (info, modules) = unsafe { (&*info, &mut *modules.cast::<Modules>()) };

@@ -108,6 +108,7 @@ global_asm!(
     d3 = const RETURN_DISTANCE >> 24 & 0xff,
 );
 
+// SAFETY: the name, size and kind of the section above.
 unsafe extern "C" {
     static mut redmagic_records: [u8; RECORDS * RECORD_BYTES];
 }

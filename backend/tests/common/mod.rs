@@ -40,6 +40,7 @@ std::arch::global_asm!(
     "ret",
 );
 
+// SAFETY: the function above.
 unsafe extern "sysv64" {
     fn redmagic_backend_test_enter(context: *mut u64, record: *mut u64, code: *const u8) -> u64;
 }

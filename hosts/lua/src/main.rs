@@ -22,6 +22,7 @@ use redmagic as _;
 #[link(name = "redmagic_lua54", kind = "static")]
 #[link(name = "m")]
 #[link(name = "dl")]
+// SAFETY: the signature in `csrc/front.c`.
 unsafe extern "C" {
     fn lua_front_main(argc: c_int, argv: *mut *mut c_char) -> c_int;
 }

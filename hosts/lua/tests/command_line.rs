@@ -140,8 +140,8 @@ fn settings_from_the_environment() {
 
 #[test]
 fn lines_typed_in() {
-    let session = "1 + 1\n=2, 'x'\nlocal a =\n  5 return a\nx = 7\nx\nerror('no')\nerror({})\n_PROMPT = '? '\n";
-    let output = run_with_input(&["-i"], session);
+    let typed = "1 + 1\n=2, 'x'\nlocal a =\n  5 return a\nx = 7\nx\nerror('no')\nerror({})\n_PROMPT = '? '\n";
+    let output = run_with_input(&["-i"], typed);
     let text = out(&output);
     let lines: Vec<&str> = text.lines().skip(1).collect();
     assert_eq!(lines, ["> 2", "> 2\tx", "> >> 5", "> > 7", "> > > ? "], "{}", err(&output));

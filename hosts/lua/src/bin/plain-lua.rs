@@ -7,6 +7,7 @@ use std::ffi::{c_char, c_int};
 #[link(name = "plain_lua54", kind = "static")]
 #[link(name = "m")]
 #[link(name = "dl")]
+// SAFETY: the signature in `csrc/front.c`.
 unsafe extern "C" {
     fn lua_front_main(argc: c_int, argv: *mut *mut c_char) -> c_int;
 }
