@@ -21,7 +21,7 @@ use crate::options::Check;
 use crate::pieces::{self, Heat, VectorState};
 use crate::recorder::{EndReason, GiveUp, Origin, Recorder, Stop};
 use crate::records::{self, Record};
-use crate::runtime::{self, Locked, Runtime};
+use crate::runtime::{self, Locked, Runtime, Shared};
 use crate::stats::{self, COUNTERS};
 use crate::stubs;
 use crate::thread::{self, Thread};
@@ -329,6 +329,7 @@ fn finish(runtime: &'static Runtime, thread: &mut Thread, end: End, other: Optio
     let Some(recorder) = thread.recorder.take() else { return leave_anywhere(runtime, &thread.context) };
     let begin = Instant::now();
     let result = {
+        // One lock from the unit's number, which is the next free one, until it is installed.
         let mut shared = runtime.lock();
         let vectors = match recorder.origin {
             Origin::Anchor(_) => VectorState::None,
@@ -340,12 +341,12 @@ fn finish(runtime: &'static Runtime, thread: &mut Thread, end: End, other: Optio
         };
         let context = &thread.context;
         let compile = || compile::compile(&mut shared, runtime, &recorder, context, end, vectors);
-        catch_unwind(AssertUnwindSafe(compile)).unwrap_or(Err(Failure::Panicked))
+        let compiled = catch_unwind(AssertUnwindSafe(compile)).unwrap_or(Err(Failure::Panicked));
+        compiled.map(|compiled| install(runtime, &mut shared, &recorder, compiled))
     };
     stats::add(&COUNTERS.compile_ns, begin.elapsed().as_nanos() as u64);
     match result {
-        Ok(compiled) => {
-            let function = install(runtime, &recorder, compiled);
+        Ok(function) => {
             match (end, other.map(|other| other.function.load(Acquire))) {
                 (End::Loop, _) if function != 0 => Next::enter(function),
                 (End::Anchor(_), Some(function)) if function != 0 => Next::enter(function),
@@ -364,8 +365,7 @@ fn finish(runtime: &'static Runtime, thread: &mut Thread, end: End, other: Optio
 }
 
 /// Makes a unit reachable from where its recording began. Returns its function, 0 if its parent has gone meanwhile.
-fn install(runtime: &'static Runtime, recorder: &Recorder, compiled: Compiled) -> u64 {
-    let mut shared = runtime.lock();
+fn install(runtime: &'static Runtime, shared: &mut Shared, recorder: &Recorder, compiled: Compiled) -> u64 {
     shared.log(2, &compiled.summary);
     stats::add(&COUNTERS.traces, 1);
     let number = shared.units.len() as u32;
@@ -382,7 +382,6 @@ fn install(runtime: &'static Runtime, recorder: &Recorder, compiled: Compiled) -
         }
         Origin::Exit { unit, exit } => {
             stats::add(&COUNTERS.side_traces, 1);
-            let shared = &mut *shared;
             let Some(parent) = shared.units.get_mut(unit as usize).filter(|parent| !parent.dropped) else { return 0 };
             let (Some(info), Some(record)) = (parent.exits.get_mut(exit as usize), parent.records.get(exit as usize))
             else {
