@@ -1,0 +1,90 @@
+//! C and C++ hosts that do what makes tracing difficult: they switch stacks, jump, throw, fork, recurse, are interrupted.
+//!
+//! Each is compiled with the system's compiler and linked with the library, run switched off for reference, and then with
+//! several thresholds, every compiled trace being checked against its recording (`REDMAGIC_CHECK=1`). The output must be
+//! the same. `REDMAGIC_TEST_SEED=n` repeats a run that printed `seed n`.
+
+#[path = "hosts/support.rs"]
+mod support;
+
+use support::Link::{Shared, Static};
+use support::{Build, Link, compare, thresholds};
+
+/// Builds and compares a host of `tests/hosts`, which must be traced.
+fn check(sources: &[&str], flags: &str, link: Link) {
+    check_build(&Build::new("tests/hosts", sources, flags, link));
+}
+
+fn check_build(build: &Build) {
+    let outcomes = compare(build, &thresholds());
+    for counter in ["traces", "entries", "checks_passed"] {
+        let sum: u64 = outcomes.iter().map(|outcome| outcome.counter(counter)).sum();
+        assert!(sum > 0, "{}: no {counter}: {outcomes:#?}", build.name());
+    }
+}
+
+#[test]
+fn every_kind_of_compilation() {
+    for flags in ["-O0", "-O2", "-O3 -fomit-frame-pointer", "-O2 -fPIC", "-Os -fcf-protection=full"] {
+        for dispatch in ["", " -DVM_DISPATCH_GOTO"] {
+            check(&["dispatch.c"], &format!("{flags}{dispatch}"), Shared);
+        }
+    }
+    check(&["dispatch.c"], "-O2 -DVM_DISPATCH_TAIL", Shared);
+    check(&["dispatch.c"], "-O3 -DVM_DISPATCH_TAIL -fno-plt", Shared);
+    check(&["dispatch.c"], "-O2 -DREDMAGIC_NO_MACROS", Static);
+    check(&["dispatch.c"], "-O0 -pie -fPIE", Static);
+    check(&["dispatch.c"], "-O1 -no-pie", Static);
+}
+
+#[test]
+fn coroutines_of_the_library() {
+    check(&["coroutines.c", "switch.c"], "-O2", Shared);
+    check(&["coroutines.c", "switch.c"], "-O0 -DTRACED", Shared);
+    check_build(&Build::new("tests/hosts", &["coroutines.c"], "-O2 -DTRACED", Shared).outside("switch.c"));
+}
+
+#[test]
+fn coroutines_by_hand() {
+    check(&["coroutines.c", "switch.c"], "-O2 -DBY_HAND", Static);
+    check(&["coroutines.c", "switch.c"], "-O2 -DBY_HAND -DTRACED", Shared);
+    check_build(&Build::new("tests/hosts", &["coroutines.c"], "-O2 -DBY_HAND -DTRACED", Shared).outside("switch.c"));
+}
+
+#[test]
+fn long_jumps() {
+    check(&["jumps.c"], "-O2", Static);
+    check(&["jumps.c"], "-O0", Shared);
+    check(&["jumps.c"], "-O2 -DTRACED", Shared);
+}
+
+#[test]
+fn exceptions() {
+    check(&["exceptions.cc"], "-O2", Static);
+    check(&["exceptions.cc"], "-O0", Shared);
+    check(&["exceptions.cc"], "-O2 -DTRACED", Shared);
+}
+
+#[test]
+fn threads() {
+    check(&["threads.c", "switch.c"], "-O2", Static);
+    check(&["threads.c", "switch.c"], "-O0", Shared);
+}
+
+#[test]
+fn forks() {
+    check(&["forks.c"], "-O2", Static);
+    check(&["forks.c"], "-O2 -DTRACED", Shared);
+}
+
+#[test]
+fn signals() {
+    check(&["signals.c"], "-O2", Static);
+    check(&["signals.c"], "-O2 -DOWN_STACK", Shared);
+}
+
+#[test]
+fn recursion() {
+    check(&["recursion.c"], "-O2", Static);
+    check(&["recursion.c"], "-O0 -DTRACED", Shared);
+}
