@@ -2,7 +2,7 @@
 //!
 //! The IR has no floating-point type, the machine has two register files, and moving between them costs more than most
 //! operations. Every i64 value therefore gets a home, [`Class::General`] or [`Class::Vector`]:
-//! - the result of a floating-point operation lives in a vector register, that of an integer operation in a general one;
+//! - the result of a floating-point operation, or of one on packed lanes, lives in a vector register, that of an integer operation in a general one;
 //! - what can be produced in either (parameters, loads, slots, selections, sign manipulations) is *neutral*. Neutral
 //!   values that flow into each other form a group, and the group lives where most of its other neighbours are.
 //!
@@ -13,7 +13,7 @@
 //! and fed by `fadd64`, and so a vector value: the loop never moves the sum to a general register.
 
 use crate::liveness::{Liveness, is_removable};
-use redmagic_ir::{Entity, ExitValue, Inst, Opcode, Segment, Terminator, Trace, Type, Value};
+use redmagic_ir::{Entity, ExitValue, Format, Inst, Opcode, Segment, Terminator, Trace, Type, Typing, Value};
 
 /// A register file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,27 +104,41 @@ fn is_exchangeable(op: Opcode) -> bool {
     matches!(op, Opcode::Fadd64 | Opcode::Fmul64)
 }
 
-/// Whether the opcode computes a `binary64` number.
+/// Whether the opcode computes a `binary64` number, or packed lanes.
 fn makes_float(op: Opcode) -> bool {
-    matches!(
-        op,
-        Opcode::Fadd64
-            | Opcode::Fsub64
-            | Opcode::Fmul64
-            | Opcode::Fdiv64
-            | Opcode::Fmin64
-            | Opcode::Fmax64
-            | Opcode::Fsqrt64
-            | Opcode::F64FromInt
-    )
-}
-
-/// Whether the opcode has `binary64` numbers as operands.
-fn takes_float(op: Opcode) -> bool {
-    (makes_float(op) && op != Opcode::F64FromInt)
+    let is_lanes = matches!(op.format(), Format::Binary(Typing::Lanes) | Format::Ternary(Typing::Lanes));
+    is_lanes
         || matches!(
             op,
-            Opcode::Feq64 | Opcode::Flt64 | Opcode::Fle64 | Opcode::Funo64 | Opcode::F64ToInt | Opcode::FlF64
+            Opcode::Fadd64
+                | Opcode::Fsub64
+                | Opcode::Fmul64
+                | Opcode::Fdiv64
+                | Opcode::Fmin64
+                | Opcode::Fmax64
+                | Opcode::Fsqrt64
+                | Opcode::Ffloor64
+                | Opcode::Fceil64
+                | Opcode::Ftrunc64
+                | Opcode::Fnearest64
+                | Opcode::F64FromInt
+                | Opcode::F64FromF32
+        )
+}
+
+/// Whether the opcode has `binary64` numbers or packed lanes as operands. (The i32 of `f64_from_f32` has no choice.)
+fn takes_float(op: Opcode) -> bool {
+    (makes_float(op) && !matches!(op, Opcode::F64FromInt | Opcode::F64FromF32))
+        || matches!(
+            op,
+            Opcode::Feq64
+                | Opcode::Flt64
+                | Opcode::Fle64
+                | Opcode::Funo64
+                | Opcode::F64ToInt
+                | Opcode::FlF64
+                | Opcode::F32FromF64
+                | Opcode::Signs8
         )
 }
 

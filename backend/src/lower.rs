@@ -20,6 +20,7 @@ mod exit;
 mod flags;
 mod float;
 mod int;
+mod lanes;
 mod memory;
 mod pure;
 mod wide;

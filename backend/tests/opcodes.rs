@@ -66,6 +66,27 @@ fn floats() -> Vec<u64> {
     numbers.iter().map(|number: &f64| number.to_bits()).chain(bits).chain(more).collect()
 }
 
+/// `binary32` numbers, in both halves of a word.
+fn singles() -> Vec<u64> {
+    let numbers = [0.0, -0.0, 1.0, -1.5, 3.3, 1e38, -1e38, f32::INFINITY, f32::NEG_INFINITY, f32::MIN_POSITIVE];
+    let bits = [1, 0x807f_ffff, 0x7fc0_0000, 0xffc0_0123, 0x7f80_0001, 0xffa0_4567, 0x7fff_ffff];
+    let all = numbers.iter().map(|number: &f32| number.to_bits()).chain(bits);
+    all.map(|bits| u64::from(bits) << 32 | u64::from(bits)).collect()
+}
+
+/// Whether the operands are numbers, and of which format.
+fn is_double(op: Opcode) -> bool {
+    matches!(
+        op.format(),
+        Format::Unary(Typing::F64 | Typing::F64ToInt | Typing::F32Narrow)
+            | Format::Binary(Typing::F64 | Typing::F64Compare | Typing::FlagsF64)
+    )
+}
+
+fn is_single(op: Opcode) -> bool {
+    matches!(op.format(), Format::Unary(Typing::F32 | Typing::F32Widen) | Format::Binary(Typing::F32))
+}
+
 /// Where operands come from.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Source {
@@ -190,6 +211,7 @@ fn forms(op: Opcode, ty: Type) -> Vec<Vec<Type>> {
         Format::Binary(_) => types.iter().flat_map(|a| types.iter().map(|b| vec![*a, *b])).collect(),
         Format::Ternary(Typing::FlagsShift) => types.iter().map(|a| vec![*a, Type::I8, Type::I32]).collect(),
         Format::Ternary(Typing::FlagsCarry) => types.iter().map(|a| vec![*a, *a, Type::I1]).collect(),
+        Format::Ternary(Typing::Lanes) => vec![vec![Type::I64; 3]],
         Format::Ternary(_) => types.iter().map(|a| vec![Type::I1, *a, *a]).collect(),
         Format::Cond
         | Format::Param
@@ -207,14 +229,14 @@ fn forms(op: Opcode, ty: Type) -> Vec<Vec<Type>> {
 /// Runs one trace on a grid of operands; the number of comparisons.
 fn exercise(backend: &mut Backend, trace: Trace, op: Opcode, operands: &[Type]) -> usize {
     let mut world = World::with_arena(backend, trace, 48);
-    let floats = floats();
+    let (floats, singles) = (floats(), singles());
     let of = |at: usize| -> &[u64] {
         let ty = operands.get(at).copied();
-        match op.format() {
+        match ty {
             _ if ty.is_none() => &WORDS[..1],
-            Format::Unary(Typing::F64 | Typing::F64ToInt)
-            | Format::Binary(Typing::F64 | Typing::F64Compare | Typing::FlagsF64) => &floats,
-            _ if ty == Some(Type::I1) => &WORDS[..2],
+            _ if is_double(op) => &floats,
+            _ if is_single(op) => &singles,
+            Some(Type::I1) => &WORDS[..2],
             _ => &WORDS,
         }
     };
@@ -263,12 +285,11 @@ fn every_pure_opcode_on_every_type_agrees_with_the_evaluator() {
                 forms_of_op += 1;
                 let conditions = Cond::ALL.map(Some);
                 let conditions: &[Option<Cond>] = if op == Opcode::Cond { &conditions } else { &[None] };
-                let is_float = matches!(
-                    op.format(),
-                    Format::Unary(Typing::F64 | Typing::F64ToInt)
-                        | Format::Binary(Typing::F64 | Typing::F64Compare | Typing::FlagsF64)
-                );
-                let constant = if is_float { 0x7ff0_0000_0000_0001 } else { 0x85 };
+                let constant = match (is_double(op), is_single(op)) {
+                    (true, _) => 0x7ff0_0000_0000_0001,
+                    (_, true) => 0x7f80_0001,
+                    _ => 0x85,
+                };
                 let sources =
                     [Source::Slot, Source::Memory, Source::LastConstant(constant), Source::FirstConstant(constant)];
                 for &cond in conditions {

@@ -12,6 +12,7 @@ pub mod eval;
 pub mod graph;
 mod guest;
 mod inst;
+mod lanes;
 mod lexer;
 mod opcode;
 mod parse;

@@ -28,6 +28,16 @@ pub enum Typing {
     F64FromInt,
     /// One operand i64 (`binary64`), result i32 or i64 (an integer).
     F64ToInt,
+    /// All operands and the result are i32 (bit patterns of `binary32` numbers).
+    F32,
+    /// One operand i32 or i64 (an integer), result i32 (`binary32`).
+    F32FromInt,
+    /// One operand i32 (`binary32`), result i64 (`binary64`).
+    F32Widen,
+    /// One operand i64 (`binary64`), result i32 (`binary32`).
+    F32Narrow,
+    /// All operands and the result are i64: eight bytes, four 16-bit or two 32-bit lanes, the lowest first.
+    Lanes,
     /// An i1, then two operands of the result's type.
     Select,
     /// Two i64 operands, the low half first; result i128 or v128.
@@ -261,6 +271,80 @@ opcodes! {
     F64FromInt = "f64_from_int", Unary(Typing::F64FromInt), Pure;
     /// `binary64` to signed integer, rounded towards 0; the least integer if out of range or NaN (`cvttsd2si`).
     F64ToInt = "f64_to_int", Unary(Typing::F64ToInt), Pure;
+    /// The next integral `binary64` number below, as `roundsd` to minus infinity.
+    Ffloor64 = "ffloor64", Unary(F64), Pure;
+    /// The next integral `binary64` number above, as `roundsd` to plus infinity.
+    Fceil64 = "fceil64", Unary(F64), Pure;
+    /// The next integral `binary64` number towards 0.
+    Ftrunc64 = "ftrunc64", Unary(F64), Pure;
+    /// The nearest integral `binary64` number, ties to even.
+    Fnearest64 = "fnearest64", Unary(F64), Pure;
+
+    /// `binary32` sum under the rounding of MXCSR, NaN operands as `addss` treats them (first operand first).
+    Fadd32 = "fadd32", Binary(F32), Pure;
+    /// `binary32` difference, as `subss`.
+    Fsub32 = "fsub32", Binary(F32), Pure;
+    /// `binary32` product, as `mulss`.
+    Fmul32 = "fmul32", Binary(F32), Pure;
+    /// `binary32` quotient, as `divss`.
+    Fdiv32 = "fdiv32", Binary(F32), Pure;
+    /// `binary32` square root, as `sqrtss`.
+    Fsqrt32 = "fsqrt32", Unary(F32), Pure;
+    /// Signed integer to `binary32` under the rounding of MXCSR (`cvtsi2ss`).
+    F32FromInt = "f32_from_int", Unary(Typing::F32FromInt), Pure;
+    /// `binary32` to `binary64`, exactly (`cvtss2sd`); a NaN becomes quiet.
+    F64FromF32 = "f64_from_f32", Unary(F32Widen), Pure;
+    /// `binary64` to `binary32` under the rounding of MXCSR (`cvtsd2ss`); a NaN becomes quiet.
+    F32FromF64 = "f32_from_f64", Unary(F32Narrow), Pure;
+
+    /// Sums of 8-bit lanes.
+    Add8 = "add8", Binary(Lanes), Pure;
+    /// Sums of 16-bit lanes.
+    Add16 = "add16", Binary(Lanes), Pure;
+    /// Sums of 32-bit lanes.
+    Add32 = "add32", Binary(Lanes), Pure;
+    /// Differences of 8-bit lanes.
+    Sub8 = "sub8", Binary(Lanes), Pure;
+    /// Differences of 16-bit lanes.
+    Sub16 = "sub16", Binary(Lanes), Pure;
+    /// Differences of 32-bit lanes.
+    Sub32 = "sub32", Binary(Lanes), Pure;
+    /// Differences of unsigned 8-bit lanes, 0 instead of a negative one.
+    Usubs8 = "usubs8", Binary(Lanes), Pure;
+    /// Differences of unsigned 16-bit lanes, 0 instead of a negative one.
+    Usubs16 = "usubs16", Binary(Lanes), Pure;
+    /// Low halves of the products of 16-bit lanes.
+    Mul16 = "mul16", Binary(Lanes), Pure;
+    /// All ones in 8-bit lanes that are equal, 0 in others.
+    Eq8 = "eq8", Binary(Lanes), Pure;
+    /// All ones in 16-bit lanes that are equal, 0 in others.
+    Eq16 = "eq16", Binary(Lanes), Pure;
+    /// All ones in 32-bit lanes that are equal, 0 in others.
+    Eq32 = "eq32", Binary(Lanes), Pure;
+    /// All ones in signed 8-bit lanes where the first operand is greater, 0 in others.
+    Sgt8 = "sgt8", Binary(Lanes), Pure;
+    /// All ones in signed 16-bit lanes where the first operand is greater, 0 in others.
+    Sgt16 = "sgt16", Binary(Lanes), Pure;
+    /// All ones in signed 32-bit lanes where the first operand is greater, 0 in others.
+    Sgt32 = "sgt32", Binary(Lanes), Pure;
+    /// The four low bytes of both operands, by turns, the first operand's first.
+    Zip8 = "zip8", Binary(Lanes), Pure;
+    /// The four high bytes of both operands, by turns.
+    ZipHigh8 = "zip_high8", Binary(Lanes), Pure;
+    /// The two low 16-bit lanes of both operands, by turns.
+    Zip16 = "zip16", Binary(Lanes), Pure;
+    /// The two high 16-bit lanes of both operands, by turns.
+    ZipHigh16 = "zip_high16", Binary(Lanes), Pure;
+    /// The signed 16-bit lanes of both operands as signed bytes, the nearest where one does not fit.
+    PackS16 = "pack_s16", Binary(Lanes), Pure;
+    /// The signed 16-bit lanes of both operands as unsigned bytes, the nearest where one does not fit.
+    PackU16 = "pack_u16", Binary(Lanes), Pure;
+    /// The signed 32-bit lanes of both operands as signed 16-bit lanes, the nearest where one does not fit.
+    PackS32 = "pack_s32", Binary(Lanes), Pure;
+    /// Bytes chosen by the bytes of the third operand: byte n modulo 16 of the first two operands, 0 if bit 7 is set.
+    Shuffle8 = "shuffle8", Ternary(Lanes), Pure;
+    /// The sign bits of the eight bytes, as the low eight bits.
+    Signs8 = "signs8", Unary(Lanes), Pure;
 
     /// Packed flags of `add a, b`.
     FlAdd = "fl_add", Binary(Typing::Flags), Pure;

@@ -7,12 +7,18 @@
 //! Worked example: `eval_pure(Opcode::FlSub, Type::I32, Type::I8, [1, 2, 0], None)` is the packed flags of `cmp 1, 2`
 //! on bytes: the result 0xff sets CF, PF, AF and SF, so `Some(0x95)`.
 
+use crate::lanes;
 use crate::{AF, CF, Cond, OF, Opcode, PF, SF, Type, ZF};
 
 /// The NaN that an invalid operation gives.
 pub const DEFAULT_NAN: u64 = 0xfff8_0000_0000_0000;
 
 const QUIET: u64 = 1 << 51;
+/// The same of a `binary32` number.
+const DEFAULT_NAN_32: u32 = 0xffc0_0000;
+const QUIET_32: u32 = 1 << 22;
+/// Fraction bits of `binary64` that `binary32` does not have.
+const EXTRA_BITS: u32 = 29;
 
 /// Evaluates a pure operation.
 ///
@@ -102,6 +108,42 @@ pub fn eval_pure(op: Opcode, ty: Type, operand_type: Type, args: [u128; 3], cond
         Opcode::Funo64 => truth(float(a).is_nan() || float(b).is_nan()),
         Opcode::F64FromInt => u128::from((signed(a, bits) as f64).to_bits()),
         Opcode::F64ToInt => to_int(float(a), ty),
+        Opcode::Ffloor64 => arithmetic(a, a, |a, _| a.floor()),
+        Opcode::Fceil64 => arithmetic(a, a, |a, _| a.ceil()),
+        Opcode::Ftrunc64 => arithmetic(a, a, |a, _| a.trunc()),
+        Opcode::Fnearest64 => arithmetic(a, a, |a, _| a.round_ties_even()),
+        Opcode::Fadd32 => single_arithmetic(a, b, |a, b| a + b),
+        Opcode::Fsub32 => single_arithmetic(a, b, |a, b| a - b),
+        Opcode::Fmul32 => single_arithmetic(a, b, |a, b| a * b),
+        Opcode::Fdiv32 => single_arithmetic(a, b, |a, b| a / b),
+        Opcode::Fsqrt32 => single_arithmetic(a, a, |a, _| a.sqrt()),
+        Opcode::F32FromInt => u128::from((signed(a, bits) as f32).to_bits()),
+        Opcode::F64FromF32 => widen(a as u32),
+        Opcode::F32FromF64 => narrow(a as u64),
+        Opcode::Add8
+        | Opcode::Add16
+        | Opcode::Add32
+        | Opcode::Sub8
+        | Opcode::Sub16
+        | Opcode::Sub32
+        | Opcode::Usubs8
+        | Opcode::Usubs16
+        | Opcode::Mul16
+        | Opcode::Eq8
+        | Opcode::Eq16
+        | Opcode::Eq32
+        | Opcode::Sgt8
+        | Opcode::Sgt16
+        | Opcode::Sgt32
+        | Opcode::Zip8
+        | Opcode::ZipHigh8
+        | Opcode::Zip16
+        | Opcode::ZipHigh16
+        | Opcode::PackS16
+        | Opcode::PackU16
+        | Opcode::PackS32
+        | Opcode::Shuffle8
+        | Opcode::Signs8 => u128::from(lanes::eval(op, a as u64, b as u64, c as u64)?),
         Opcode::FlAdd => u128::from(flags_add(a, b, false, bits)),
         Opcode::FlSub => u128::from(flags_sub(a, b, false, bits)),
         Opcode::FlAdc => u128::from(flags_add(a, b, c & 1 == 1, bits)),
@@ -163,6 +205,39 @@ fn arithmetic(a: u128, b: u128, operation: fn(f64, f64) -> f64) -> u128 {
         if result.is_nan() { DEFAULT_NAN } else { result.to_bits() }
     };
     u128::from(bits)
+}
+
+/// The same of `binary32` numbers.
+fn single_arithmetic(a: u128, b: u128, operation: fn(f32, f32) -> f32) -> u128 {
+    let (a, b) = (a as u32, b as u32);
+    let (x, y) = (f32::from_bits(a), f32::from_bits(b));
+    let bits = if x.is_nan() {
+        a | QUIET_32
+    } else if y.is_nan() {
+        b | QUIET_32
+    } else {
+        let result = operation(x, y);
+        if result.is_nan() { DEFAULT_NAN_32 } else { result.to_bits() }
+    };
+    u128::from(bits)
+}
+
+/// A `binary32` number as a `binary64` one; a NaN keeps sign and payload.
+fn widen(bits: u32) -> u128 {
+    let number = f32::from_bits(bits);
+    let sign = u64::from(bits >> 31) << 63;
+    let payload = u64::from(bits << 9 >> 9) << EXTRA_BITS;
+    let nan = sign | f64::INFINITY.to_bits() | payload | QUIET;
+    u128::from(if number.is_nan() { nan } else { f64::from(number).to_bits() })
+}
+
+/// A `binary64` number as a `binary32` one; a NaN keeps sign and the upper part of its payload.
+fn narrow(bits: u64) -> u128 {
+    let number = f64::from_bits(bits);
+    let sign = ((bits >> 63) as u32) << 31;
+    let payload = (bits << 12 >> 12 >> EXTRA_BITS) as u32;
+    let nan = sign | f32::INFINITY.to_bits() | payload | QUIET_32;
+    u128::from(if number.is_nan() { nan } else { (number as f32).to_bits() })
 }
 
 /// Rounds towards 0; out of range and NaN give the least integer.

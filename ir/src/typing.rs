@@ -54,7 +54,8 @@ pub const fn implied_result(op: Opcode) -> Option<Type> {
     }
     match typing(op) {
         Some(Typing::Compare | Typing::F64Compare | Typing::Parity) => Some(Type::I1),
-        Some(Typing::F64 | Typing::F64FromInt | Typing::Half) => Some(Type::I64),
+        Some(Typing::F64 | Typing::F64FromInt | Typing::Half | Typing::Lanes | Typing::F32Widen) => Some(Type::I64),
+        Some(Typing::F32 | Typing::F32FromInt | Typing::F32Narrow) => Some(Type::I32),
         Some(Typing::Flags | Typing::FlagsCarry | Typing::FlagsShift | Typing::FlagsFromBit | Typing::FlagsF64) => {
             Some(Type::I32)
         }
@@ -132,10 +133,13 @@ pub fn check(op: Opcode, result: Type, operands: &[Type]) -> Result<(), TypeErro
             result.bits() > 0 && first.bits() > result.bits() && is_integer(first),
             "an operand that is wider than its result",
         ),
-        Typing::F64 | Typing::F64Compare | Typing::FlagsF64 => {
+        Typing::F64 | Typing::F64Compare | Typing::FlagsF64 | Typing::Lanes | Typing::F32Narrow => {
             rule(operands.iter().all(|ty| *ty == Type::I64), "operands of type i64")
         }
-        Typing::F64FromInt => rule(matches!(first, Type::I32 | Type::I64), "an operand of type i32 or i64"),
+        Typing::F32 | Typing::F32Widen => rule(operands.iter().all(|ty| *ty == Type::I32), "operands of type i32"),
+        Typing::F64FromInt | Typing::F32FromInt => {
+            rule(matches!(first, Type::I32 | Type::I64), "an operand of type i32 or i64")
+        }
         Typing::F64ToInt => {
             rule(first == Type::I64, "an operand of type i64")?;
             rule(matches!(result, Type::I32 | Type::I64), "result type i32 or i64")

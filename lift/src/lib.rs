@@ -41,6 +41,7 @@
 mod bits;
 mod branch;
 mod cover;
+pub mod coverage;
 mod emit;
 mod flags;
 mod float;

@@ -440,7 +440,9 @@ impl<'t> Scope<'t> {
 fn depends_on_mxcsr(op: Opcode) -> bool {
     matches!(
         op.format(),
-        Format::Unary(Typing::F64 | Typing::F64FromInt | Typing::F64ToInt) | Format::Binary(Typing::F64)
+        Format::Unary(Typing::F64 | Typing::F64FromInt | Typing::F64ToInt)
+            | Format::Unary(Typing::F32 | Typing::F32FromInt | Typing::F32Widen | Typing::F32Narrow)
+            | Format::Binary(Typing::F64 | Typing::F32)
     )
 }
 

@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 use redmagic_ir::script::parse_script;
 use redmagic_ir::{Trace, parse, verify};
+use redmagic_lift::coverage::{Coverage, Treatment, executable_sections};
 use redmagic_lift::{Code, End, Event, Recording};
 use redmagic_passes::{Pipeline, optimise};
 use std::fmt;
@@ -57,6 +58,14 @@ enum Command {
         #[arg(long)]
         stats: bool,
     },
+    /// Counts the instructions of an ELF file that traces can contain: lifted, executed verbatim, refused.
+    Coverage {
+        /// An executable or a shared library.
+        file: String,
+        /// How many of the codes that are not lifted to list.
+        #[arg(long, default_value = "20")]
+        list: usize,
+    },
     /// Lifts straight-line machine code, as if it had been recorded without accessing memory.
     Lift {
         /// The instructions' bytes in hexadecimal.
@@ -74,6 +83,7 @@ enum Command {
 enum Failure {
     Read(String, std::io::Error),
     Parse(redmagic_ir::ParseError),
+    Elf(String, redmagic_lift::coverage::ElfError),
     /// The errors of the verifier, one a line.
     Invalid(Vec<String>),
     Script(redmagic_ir::script::ScriptError),
@@ -90,6 +100,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Read(file, error) => write!(f, "{file}: {error}"),
+            Failure::Elf(file, error) => write!(f, "{file}: {error}"),
             Failure::Parse(error) => write!(f, "{error}"),
             Failure::Invalid(lines) => f.write_str(&lines.join("\n")),
             Failure::Script(error) => write!(f, "{error}"),
@@ -137,8 +148,38 @@ fn run(command: Command) -> Result<String, Failure> {
             }
             Ok(output)
         }
+        Command::Coverage { file, list } => coverage(&file, list),
         Command::Lift { hex, start, is_loop } => lift(&hex, start, is_loop),
     }
+}
+
+/// A line for each treatment, and for each of the `list` most frequent codes that are not lifted.
+fn coverage(file: &str, list: usize) -> Result<String, Failure> {
+    let bytes = std::fs::read(file).map_err(|error| Failure::Read(file.to_owned(), error))?;
+    let sections = executable_sections(&bytes).map_err(|error| Failure::Elf(file.to_owned(), error))?;
+    let mut coverage = Coverage::default();
+    sections.iter().for_each(|section| coverage.add(section));
+    let all = coverage.count(|_| true);
+    let line = |name: &str, count: u64| format!("{name:<9} {count:>9}  {:>8.4}%\n", share(count, all));
+    let mut text = line("lifted", coverage.count(|treatment| treatment == Treatment::Lifted));
+    text += &line("native", coverage.count(|treatment| treatment == Treatment::Native));
+    text += &line("x87", coverage.count(|treatment| treatment == Treatment::X87));
+    text += &line("refused", coverage.count(|treatment| matches!(treatment, Treatment::Refused(_))));
+    text += &format!("lifted, x87 left out: {:.4}%\n", coverage.share() * 100.0);
+    for (treatment, code, count) in coverage.others().into_iter().take(list) {
+        let why = match treatment {
+            Treatment::Refused(reason) => format!("refused: {reason}"),
+            Treatment::X87 => "x87".to_owned(),
+            Treatment::Native | Treatment::Lifted => "native".to_owned(),
+        };
+        text += &format!("{count:>9}  {:>8.4}%  {code:?} ({why})\n", share(count, all));
+    }
+    Ok(text)
+}
+
+/// `part` of `all`, in per cent.
+fn share(part: u64, all: u64) -> f64 {
+    part as f64 * 100.0 / all.max(1) as f64
 }
 
 /// Separates a test file's input from the output that it expects.

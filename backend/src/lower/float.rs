@@ -1,4 +1,5 @@
-//! Floating point: `binary64` in vector registers, exact to the last NaN payload.
+//! Floating point: `binary64` in vector registers, exact to the last NaN payload. `binary32`, which is rare, moves there
+//! for each operation.
 //!
 //! - Operands keep their order; a left operand that comes from memory is pinned to a register when it is read (see
 //!   [`crate::class::Classes::is_pinned`]).
@@ -26,6 +27,55 @@ impl Lowering<'_, '_> {
     ) -> Result<Value, BackendError> {
         let (a, b) = (self.vector(a)?, self.vector(b)?);
         Ok(build(self.builder.ins(), a, b))
+    }
+
+    pub(super) fn float_unary(
+        &mut self,
+        a: Operand,
+        build: fn(FuncInstBuilder<'_, '_>, Value) -> Value,
+    ) -> Result<Value, BackendError> {
+        let a = self.vector(a)?;
+        Ok(build(self.builder.ins(), a))
+    }
+
+    /// A `binary32` number, which lives in a general register between operations.
+    fn single(&mut self, a: Operand) -> Result<Value, BackendError> {
+        let a = self.general(a)?;
+        Ok(self.cast(types::F32, a))
+    }
+
+    pub(super) fn single_binary(
+        &mut self,
+        a: Operand,
+        b: Operand,
+        build: fn(FuncInstBuilder<'_, '_>, Value, Value) -> Value,
+    ) -> Result<Value, BackendError> {
+        let (a, b) = (self.single(a)?, self.single(b)?);
+        let result = build(self.builder.ins(), a, b);
+        Ok(self.cast(types::I32, result))
+    }
+
+    pub(super) fn single_sqrt(&mut self, a: Operand) -> Result<Value, BackendError> {
+        let a = self.single(a)?;
+        let result = self.builder.ins().sqrt(a);
+        Ok(self.cast(types::I32, result))
+    }
+
+    pub(super) fn single_from_int(&mut self, a: Operand) -> Result<Value, BackendError> {
+        let a = self.general(a)?;
+        let result = self.builder.ins().fcvt_from_sint(types::F32, a);
+        Ok(self.cast(types::I32, result))
+    }
+
+    pub(super) fn widen_single(&mut self, a: Operand) -> Result<Value, BackendError> {
+        let a = self.single(a)?;
+        Ok(self.builder.ins().fpromote(types::F64, a))
+    }
+
+    pub(super) fn narrow_double(&mut self, a: Operand) -> Result<Value, BackendError> {
+        let a = self.vector(a)?;
+        let result = self.builder.ins().fdemote(types::F32, a);
+        Ok(self.cast(types::I32, result))
     }
 
     pub(super) fn float_compare(&mut self, cond: FloatCC, a: Operand, b: Operand) -> Result<Value, BackendError> {

@@ -7,7 +7,7 @@ use super::{Lowering, Operand};
 use crate::BackendError;
 use crate::class::Class;
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
-use cranelift_codegen::ir::{InstBuilder, Value};
+use cranelift_codegen::ir::{InstBuilder, Value, types};
 use redmagic_ir::{Cond, Opcode, Type};
 
 impl Lowering<'_, '_> {
@@ -77,6 +77,42 @@ impl Lowering<'_, '_> {
             Opcode::Funo64 => self.float_compare(FloatCC::Unordered, a, b),
             Opcode::F64FromInt => self.float_from_int(a),
             Opcode::F64ToInt => self.float_to_int(ty, a),
+            Opcode::Ffloor64 => self.float_unary(a, |ins, a| ins.floor(a)),
+            Opcode::Fceil64 => self.float_unary(a, |ins, a| ins.ceil(a)),
+            Opcode::Ftrunc64 => self.float_unary(a, |ins, a| ins.trunc(a)),
+            Opcode::Fnearest64 => self.float_unary(a, |ins, a| ins.nearest(a)),
+            Opcode::Fadd32 => self.single_binary(a, b, |ins, a, b| ins.fadd(a, b)),
+            Opcode::Fsub32 => self.single_binary(a, b, |ins, a, b| ins.fsub(a, b)),
+            Opcode::Fmul32 => self.single_binary(a, b, |ins, a, b| ins.fmul(a, b)),
+            Opcode::Fdiv32 => self.single_binary(a, b, |ins, a, b| ins.fdiv(a, b)),
+            Opcode::Fsqrt32 => self.single_sqrt(a),
+            Opcode::F32FromInt => self.single_from_int(a),
+            Opcode::F64FromF32 => self.widen_single(a),
+            Opcode::F32FromF64 => self.narrow_double(a),
+            Opcode::Add8 => self.lanes(types::I8X16, a, b, |ins, a, b| ins.iadd(a, b)),
+            Opcode::Add16 => self.lanes(types::I16X8, a, b, |ins, a, b| ins.iadd(a, b)),
+            Opcode::Add32 => self.lanes(types::I32X4, a, b, |ins, a, b| ins.iadd(a, b)),
+            Opcode::Sub8 => self.lanes(types::I8X16, a, b, |ins, a, b| ins.isub(a, b)),
+            Opcode::Sub16 => self.lanes(types::I16X8, a, b, |ins, a, b| ins.isub(a, b)),
+            Opcode::Sub32 => self.lanes(types::I32X4, a, b, |ins, a, b| ins.isub(a, b)),
+            Opcode::Usubs8 => self.lanes(types::I8X16, a, b, |ins, a, b| ins.usub_sat(a, b)),
+            Opcode::Usubs16 => self.lanes(types::I16X8, a, b, |ins, a, b| ins.usub_sat(a, b)),
+            Opcode::Mul16 => self.lanes(types::I16X8, a, b, |ins, a, b| ins.imul(a, b)),
+            Opcode::Eq8 => self.lanes(types::I8X16, a, b, |ins, a, b| ins.icmp(IntCC::Equal, a, b)),
+            Opcode::Eq16 => self.lanes(types::I16X8, a, b, |ins, a, b| ins.icmp(IntCC::Equal, a, b)),
+            Opcode::Eq32 => self.lanes(types::I32X4, a, b, |ins, a, b| ins.icmp(IntCC::Equal, a, b)),
+            Opcode::Sgt8 => self.lanes(types::I8X16, a, b, |ins, a, b| ins.icmp(IntCC::SignedGreaterThan, a, b)),
+            Opcode::Sgt16 => self.lanes(types::I16X8, a, b, |ins, a, b| ins.icmp(IntCC::SignedGreaterThan, a, b)),
+            Opcode::Sgt32 => self.lanes(types::I32X4, a, b, |ins, a, b| ins.icmp(IntCC::SignedGreaterThan, a, b)),
+            Opcode::Zip8 => self.zip_lanes(types::I8X16, a, b, 0),
+            Opcode::ZipHigh8 => self.zip_lanes(types::I8X16, a, b, 1),
+            Opcode::Zip16 => self.zip_lanes(types::I16X8, a, b, 0),
+            Opcode::ZipHigh16 => self.zip_lanes(types::I16X8, a, b, 1),
+            Opcode::PackS16 => self.pack_lanes(types::I16X8, a, b, |ins, both| ins.snarrow(both, both)),
+            Opcode::PackU16 => self.pack_lanes(types::I16X8, a, b, |ins, both| ins.unarrow(both, both)),
+            Opcode::PackS32 => self.pack_lanes(types::I32X4, a, b, |ins, both| ins.snarrow(both, both)),
+            Opcode::Shuffle8 => self.shuffle_bytes(a, b, c),
+            Opcode::Signs8 => self.byte_signs(a),
             Opcode::FlAdd => self.flags_add(a, b, None),
             Opcode::FlSub => self.flags_sub(a, b, None),
             Opcode::FlAdc => self.flags_add(a, b, Some(c)),
