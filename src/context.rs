@@ -162,6 +162,11 @@ impl Context {
         std::array::from_fn(|at| Slot::from_index(at).map_or(0, |slot| self.slot(slot)))
     }
 
+    /// This context's address, which names its thread.
+    pub fn address(&self) -> u64 {
+        std::ptr::from_ref(self) as u64
+    }
+
     /// The stack pointer.
     pub fn rsp(&self) -> u64 {
         self.gpr[4]

@@ -188,7 +188,7 @@ fn suspend(runtime: &'static Runtime, thread: &mut Thread) -> Next {
         return leave_anywhere(runtime, &thread.context);
     };
     if !records::has_two(thread.context.free_record) {
-        thread.context.free_record = records::refill(thread.context.free_record);
+        thread.context.free_record = records::refill(thread.context.free_record, thread.context.address());
     }
     let record = thread.context.free_record;
     // SAFETY: the chain is never empty, and its first record is free and this thread's.
@@ -523,7 +523,7 @@ pub extern "C" fn on_refill(context: *mut Context, record: *const ExitRecord) ->
     let first = context.free_record;
     // The trace has described the call in the first record, so that one stays first.
     // SAFETY: the chain is this thread's and has exactly one record.
-    unsafe { (*first).next = records::refill(ptr::null_mut()) };
+    unsafe { (*first).next = records::refill(ptr::null_mut(), context.address()) };
     let Some(runtime) = runtime::get() else { std::process::abort() }; // invariant: units belong to a runtime
     if records::has_two(first) {
         return record.next.load(Acquire);
@@ -543,7 +543,7 @@ pub extern "C" fn on_stray_return(context: *mut Context, record: *mut Record) ->
     let thread = unsafe {
         let thread = thread::of_context(context);
         thread.context.rip = (*record).return_address;
-        if (*record).live.swap(0, Relaxed) != 0 {
+        if records::end(record) {
             (*record).next = thread.context.free_record;
             thread.context.free_record = record;
         }

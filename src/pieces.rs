@@ -124,6 +124,7 @@ pub fn call(exit: &ExitCode, function: u64, unit: u32, vectors: VectorState, wid
     code.store(RBX, offset_of!(Context, free_record) as i32, RDX);
     code.constant(RDX, function);
     code.store(RCX, offset_of!(Record, function) as i32, RDX);
+    code.store(RCX, offset_of!(Record, owner) as i32, RBX);
     code.store_dword(RCX, offset_of!(Record, unit) as i32, unit);
     code.store_dword(RCX, offset_of!(Record, wide) as i32, u32::from(wide));
     let rsp = exit.constants.iter().find(|(slot, _)| *slot == Slot::RSP);

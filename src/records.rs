@@ -17,6 +17,9 @@
 //!
 //! # Invariants
 //! - A thread's chain of free records is its own. The pool behind it is locked, with signals blocked.
+//! - A record whose call is under way belongs to the thread that made the call, which takes it back without the lock when
+//!   the callee returns there. Where the guest has moved the stack to another thread, that one takes it with the pool
+//!   locked. Only the owner looks for its records that will never return, so it cannot be just returning to one.
 //! - `live` is 1 from before the call until its return, 2 when the unit was dropped meanwhile, else 0.
 
 #![expect(unsafe_code, reason = "records are shared with machine code")]
@@ -29,7 +32,7 @@ use std::arch::global_asm;
 use std::mem::offset_of;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Words that a trace can save across a residual call.
 pub const SAVE_WORDS: usize = 128;
@@ -73,6 +76,8 @@ pub struct Record {
     pub wide: u32,
     /// The unit whose trace made the call.
     pub unit: u32,
+    /// The context of the thread that made the call.
+    pub owner: u64,
 }
 
 const _: () = assert!(size_of::<Record>() <= RECORD_BYTES);
@@ -116,6 +121,10 @@ unsafe extern "C" {
 struct Pool {
     /// Records below this number are prepared.
     prepared: usize,
+    /// The contexts of all threads.
+    threads: Vec<u64>,
+    /// Refills that are refused before it is worth while to look for abandoned records again.
+    patience: usize,
     /// Chain of prepared records that no thread has.
     free: *mut Record,
     /// The save areas of all records.
@@ -125,7 +134,8 @@ struct Pool {
 // SAFETY: the pointers lead into the static section, and only who holds the lock follows them.
 unsafe impl Send for Pool {}
 
-static POOL: Mutex<Pool> = Mutex::new(Pool { prepared: 0, free: ptr::null_mut(), saves: None });
+static POOL: Mutex<Pool> =
+    Mutex::new(Pool { prepared: 0, threads: Vec::new(), patience: 0, free: ptr::null_mut(), saves: None });
 
 fn record(index: usize) -> *mut Record {
     (&raw mut redmagic_records).cast::<u8>().wrapping_add(index * RECORD_BYTES).cast()
@@ -142,12 +152,35 @@ pub fn has_two(chain: *mut Record) -> bool {
     !chain.is_null() && unsafe { !(*chain).next.is_null() }
 }
 
-/// Hands out a chain of free records that ends in `rest`. Returns `rest` itself when there is none left.
-pub fn refill(rest: *mut Record) -> *mut Record {
+/// Where records and the values that they save are: start and end of each area.
+pub fn ranges() -> [(u64, u64); 2] {
     let _blocked = SignalsBlocked::new();
-    let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    let pool = lock();
+    let first = record(0) as u64;
+    let saves = pool.saves.as_ref().map_or((0, 0), |saves| (saves.start(), saves.end()));
+    [(first, first + (THUNK_DISTANCE + RECORDS * THUNK_BYTES) as u64), saves]
+}
+
+/// A first chain for a thread with this context. Null when there is none left.
+pub fn enrol(owner: u64) -> *mut Record {
+    {
+        let _blocked = SignalsBlocked::new();
+        lock().threads.push(owner);
+    }
+    refill(ptr::null_mut(), owner)
+}
+
+/// Hands out a chain of free records that ends in `rest` to the calling thread, whose context is `owner`. Returns `rest`
+/// itself when there is none left.
+pub fn refill(rest: *mut Record, owner: u64) -> *mut Record {
+    let _blocked = SignalsBlocked::new();
+    let mut pool = lock();
     if pool.free.is_null() && !prepare(&mut pool) {
-        reclaim(&mut pool);
+        // Looking at every record costs as much as thousands of calls.
+        match pool.patience.checked_sub(1) {
+            Some(left) => pool.patience = left,
+            None => pool.patience = if reclaim(&mut pool, owner) * 8 >= RECORDS { 0 } else { RECORDS / 8 },
+        }
     }
     let mut chain = rest;
     for _ in 0..BATCH {
@@ -165,10 +198,11 @@ pub fn refill(rest: *mut Record) -> *mut Record {
     chain
 }
 
-/// Takes back a thread's chain.
-pub fn release(chain: *mut Record) {
+/// Takes back the chain of a thread that ends.
+pub fn release(chain: *mut Record, owner: u64) {
     let _blocked = SignalsBlocked::new();
-    let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut pool = lock();
+    pool.threads.retain(|thread| *thread != owner);
     let mut at = chain;
     while !at.is_null() {
         // SAFETY: a free record that the caller gives up.
@@ -181,9 +215,37 @@ pub fn release(chain: *mut Record) {
     }
 }
 
+/// Ends the call that a record describes, on whatever thread. Returns whether it was under way: then the record is the
+/// caller's.
+pub fn end(record: *mut Record) -> bool {
+    let _blocked = SignalsBlocked::new();
+    let _pool = lock();
+    // SAFETY: records live as long as the process.
+    unsafe { (*record).live.swap(0, Relaxed) != 0 }
+}
+
+/// The lock on the pool while the process forks.
+pub struct Held(MutexGuard<'static, Pool>);
+
+/// Keeps other threads out of the pool while the process forks. Signals must be blocked.
+pub fn hold() -> Held {
+    Held(lock())
+}
+
+impl Held {
+    /// In the child, which has only the thread with this context.
+    pub fn keep_only(&mut self, owner: u64) {
+        self.0.threads.retain(|thread| *thread == owner);
+    }
+}
+
+fn lock() -> MutexGuard<'static, Pool> {
+    POOL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The calls of this unit that are under way will go on in the guest when they return.
 pub fn abandon_unit(unit: u32) {
-    let pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    let pool = lock();
     for at in 0..pool.prepared {
         // SAFETY: a prepared record; `unit` is read as a plain word that its thread may be writing, in which case the
         // thread has checked after the dropping that the unit is still linked.
@@ -224,6 +286,7 @@ fn prepare(pool: &mut Pool) -> bool {
                 live: AtomicU32::new(0),
                 wide: 0,
                 unit: NO_UNIT,
+                owner: 0,
             });
             let code = thunk();
             ptr::copy_nonoverlapping(code.as_ptr(), record.cast::<u8>().wrapping_add(THUNK_DISTANCE), code.len());
@@ -238,18 +301,27 @@ fn prepare(pool: &mut Pool) -> bool {
     true
 }
 
-/// Finds records whose call will never return: the stack no longer holds their return address.
-fn reclaim(pool: &mut Pool) {
+/// Finds records of `owner`, and of threads that have ended, whose call will never return: the stack no longer holds their
+/// return address. Returns how many.
+fn reclaim(pool: &mut Pool, owner: u64) -> usize {
+    let mut found = 0;
     for at in 0..pool.prepared {
         let pointer = record(at);
-        // SAFETY: a prepared record. Its owner writes it only while no call is under way (`live` is 0).
-        let record = unsafe { &mut *pointer };
-        if record.live.load(Relaxed) != 0 && read_word(record.rsp.wrapping_sub(8)) != Some(return_point(pointer)) {
-            record.live.store(0, Relaxed);
-            record.next = pool.free;
+        // SAFETY: a prepared record. Of what its owner may be writing, only words are read.
+        let (live, its_owner, rsp) =
+            unsafe { ((*pointer).live.load(Relaxed), (*pointer).owner, (*pointer).rsp.wrapping_sub(8)) };
+        let ours = its_owner == owner || !pool.threads.contains(&its_owner);
+        if live != 0 && ours && read_word(rsp) != Some(return_point(pointer)) {
+            // SAFETY: its call is over without a return, and nobody else takes it while the pool is locked.
+            unsafe {
+                (*pointer).live.store(0, Relaxed);
+                (*pointer).next = pool.free;
+            }
             pool.free = pointer;
+            found += 1;
         }
     }
+    found
 }
 
 /// The code of a thunk; the same bytes for every record, because everything is relative.
@@ -293,7 +365,7 @@ mod tests {
 
     #[test]
     fn chains_are_refilled_and_released() {
-        let chain = refill(ptr::null_mut());
+        let chain = enrol(1);
         assert!(has_two(chain));
         let mut count = 0;
         let mut at = chain;
@@ -303,7 +375,7 @@ mod tests {
             at = read_word(at as u64 + offset_of!(Record, next) as u64).unwrap_or(0) as *mut Record;
         }
         assert_eq!(count, BATCH);
-        release(chain);
+        release(chain, 1);
     }
 
     #[test]

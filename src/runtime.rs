@@ -25,6 +25,7 @@ use crate::recorder::slots::{self, SlotInfo};
 use crate::records;
 use crate::stats::{self, COUNTERS};
 use crate::stubs;
+use crate::thread;
 use crate::unit::Unit;
 use redmagic_backend::Backend;
 use redmagic_ir::CallEffect;
@@ -523,14 +524,15 @@ impl Shared {
 }
 
 thread_local! {
-    /// The lock, from before a fork until after it.
-    static FORKING: RefCell<Option<Locked>> = const { RefCell::new(None) };
+    /// The locks, from before a fork until after it.
+    static FORKING: RefCell<Option<(records::Held, Locked)>> = const { RefCell::new(None) };
 }
 
 extern "C" fn before_fork() {
     if let Some(runtime) = get() {
         let locked = runtime.lock();
-        let _ = FORKING.try_with(|forking| forking.replace(Some(locked)));
+        let locks = (records::hold(), locked);
+        let _ = FORKING.try_with(|forking| forking.replace(Some(locks)));
     }
 }
 
@@ -539,10 +541,12 @@ extern "C" fn after_fork_parent() {
 }
 
 extern "C" fn after_fork_child() {
-    let locked = FORKING.try_with(|forking| forking.take()).ok().flatten();
-    if let (Some(mut locked), Some(runtime)) = (locked, get())
-        && !locked.arena.after_fork()
-    {
+    let locks = FORKING.try_with(|forking| forking.take()).ok().flatten();
+    let (Some((mut held, mut locked)), Some(runtime)) = (locks, get()) else { return };
+    held.keep_only(thread::current_context() as u64);
+    // Dropping units looks at the records, too.
+    drop(held);
+    if !locked.arena.after_fork() {
         runtime.set_active(false);
         runtime.drop_units(&mut locked, |_| true);
     }

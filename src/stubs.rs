@@ -315,8 +315,11 @@ pub extern "C" fn return_common() {
         "mov rsp, qword ptr [rbx + {stack}]",
         "push rbx",
         "push rbx",
-        // The callee has returned to another height, or this activation was given up: go on in the guest.
+        // The callee has returned to another height or on another thread, or this activation was given up: go on in the
+        // guest.
         "cmp rax, qword ptr [rbp + {rec_rsp}]",
+        "jne 7f",
+        "cmp qword ptr [rbp + {rec_owner}], rbx",
         "jne 7f",
         "cmp dword ptr [rbp + {rec_live}], 1",
         "jne 7f",
@@ -410,7 +413,7 @@ pub extern "C" fn return_common() {
         rec_rax = const offset_of!(Record, rax), rec_rcx = const offset_of!(Record, rcx),
         rec_rsp = const offset_of!(Record, rsp), rec_live = const offset_of!(Record, live),
         rec_wide = const offset_of!(Record, wide), rec_next = const offset_of!(Record, next),
-        rec_function = const offset_of!(Record, function),
+        rec_function = const offset_of!(Record, function), rec_owner = const offset_of!(Record, owner),
         save_xmm = sym save_xmm, save_vectors = sym save_vectors, on_stray_return = sym on_stray_return,
         on_foreign_thread = sym on_foreign_thread,
     )

@@ -100,10 +100,6 @@ pub fn create() -> bool {
         return true;
     }
     let Some(stack) = Mapping::stack(STACK_BYTES) else { return false };
-    let free_record = records::refill(ptr::null_mut());
-    if !records::has_two(free_record) {
-        return false;
-    }
     let mut thread = Box::new(Thread {
         context: Context::new(),
         recorder: None,
@@ -113,7 +109,12 @@ pub fn create() -> bool {
         entries: Cell::new(0),
         stack,
     });
-    thread.context.free_record = free_record;
+    let owner = &raw const *thread as u64;
+    thread.context.free_record = records::enrol(owner);
+    if !records::has_two(thread.context.free_record) {
+        records::release(thread.context.free_record, owner);
+        return false;
+    }
     thread.context.stack_top = thread.stack.end();
     thread.context.fs = stubs::fs_base();
     thread.context.gs = gs_base();
@@ -148,7 +149,7 @@ fn free_current() {
     unsafe {
         block().wrapping_offset(tls::CONTEXT as isize).cast::<*mut Context>().write(ptr::null_mut());
         let thread = Box::from_raw(context.cast::<Thread>());
-        records::release(thread.context.free_record);
+        records::release(thread.context.free_record, context as u64);
         crate::runtime::add_entries(thread.entries.get());
     }
 }
