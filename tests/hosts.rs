@@ -84,6 +84,11 @@ fn signals() {
 }
 
 #[test]
+fn more_activations_than_records() {
+    check(&["exhaustion.c", "switch.c"], "-O2", Shared);
+}
+
+#[test]
 fn recursion() {
     check(&["recursion.c"], "-O2", Static);
     check(&["recursion.c"], "-O0 -DTRACED", Shared);
