@@ -17,7 +17,7 @@ use crate::recorder::Recorder;
 use crate::recorder::log::{CheckLog, EntryKind, MemoryLog};
 use redmagic_ir::eval::{EvalError, Fault, Guest, Machine, Outcome};
 use redmagic_ir::graph::Graph;
-use redmagic_ir::{Entity, ExitData, ExitValue, NativeOp, Opcode, Segment, Slot, Target, Terminator, Trace, Value};
+use redmagic_ir::{Entity, ExitData, ExitValue, NativeOp, Opcode, Segment, Slot, Terminator, Trace, Value};
 use std::collections::HashMap;
 use std::fmt;
 
@@ -58,6 +58,16 @@ pub enum Difference {
     },
     /// It does not end.
     Endless,
+    /// The process that ran it has died.
+    Died {
+        /// Of this signal.
+        signal: i32,
+    },
+    /// It has returned something that is no exit of it.
+    NoExit {
+        /// The address.
+        address: u64,
+    },
 }
 
 impl fmt::Display for Difference {
@@ -73,6 +83,8 @@ impl fmt::Display for Difference {
                 write!(f, "the byte at {address:#x} is {found:x?} instead of {expected:x?}")
             }
             Difference::Endless => f.write_str("does not end"),
+            Difference::Died { signal } => write!(f, "died of signal {signal}"),
+            Difference::NoExit { address } => write!(f, "returned {address:#x}, which is no exit"),
         }
     }
 }
@@ -80,22 +92,27 @@ impl fmt::Display for Difference {
 /// The trace with its back edges turned into exits to its start. `None` if a loop carries values that are in no slot.
 ///
 /// Such an exit lists the parameters, and what the entry has read from slots that are no parameters: they are invariant,
-/// but a residual call may have written other values to the context.
+/// but a residual call may have written other values to the context. Where a segment may also go on elsewhere instead of
+/// back (into an inner copy of the loop), it goes back.
 pub fn single_iteration(trace: &Trace) -> Option<Trace> {
     let graph = Graph::new(trace);
     let mut once = trace.clone();
     let reads = trace.segments[trace.entry()].insts.iter().filter(|value| trace.insts[**value].op == Opcode::Slot);
     let invariant: Vec<(Slot, Value)> = reads.filter_map(|value| Some((trace.insts[*value].slot()?, *value))).collect();
+    // Outer loops first: what is inside of one that ends here is not reached any more.
     for &header in graph.headers() {
         let params: Option<Vec<Slot>> = trace.segments[header].params.iter().map(|p| trace.insts[*p].slot()).collect();
-        let params = params?;
         for source in graph.back_edges(header) {
-            let Terminator::Jump(Target { args, .. }) = &trace.segments[source].terminator else { return None };
+            if !Graph::new(&once).is_reachable(source) {
+                continue;
+            }
+            let targets = trace.segments[source].terminator.targets();
+            let args = &targets.into_iter().find(|target| target.segment == header)?.args;
             let mut exit = ExitData::new(trace.start, 0);
             for &(slot, value) in invariant.iter().filter(|(slot, _)| slot.is_writable()) {
                 exit.set(slot, ExitValue::Value(value));
             }
-            for (slot, value) in params.iter().zip(args) {
+            for (slot, value) in params.as_ref()?.iter().zip(args) {
                 exit.set(*slot, ExitValue::Value(*value));
             }
             let exit = once.exits.push(exit);
@@ -219,25 +236,14 @@ impl Replay<'_> {
         for slot in Slot::all().filter(|slot| *slot != Slot::FLAGS) {
             let (expected, found) = (context.slot(slot), self.slots[slot.index()]);
             let listed = exit.get(slot);
-            let defined =
-                listed != Some(ExitValue::Undefined) && !(closes && listed.is_none()) && self.is_defined(slot);
+            let defined = listed != Some(ExitValue::Undefined)
+                && !(closes && listed.is_none())
+                && is_defined(self.recorder, slot);
             if defined && expected != found {
                 return Err(Difference::Register { slot, expected, found });
             }
         }
         Ok(())
-    }
-
-    /// Whether the recording ends with a value in `slot` that anybody may look at: right behind an anchor call, only
-    /// what the convention keeps.
-    fn is_defined(&self, slot: Slot) -> bool {
-        match self.recorder.log.last().map(|entry| entry.kind) {
-            Some(EntryKind::Api { convention: redmagic_lift::Convention::Macro, .. }) => {
-                slot.as_gpr().is_some() && slot != Slot::RAX && slot != Slot::RCX
-            }
-            Some(EntryKind::Api { .. }) => slot.is_callee_saved(),
-            _ => true,
-        }
     }
 
     /// What the callee of entry `step` has left.
@@ -252,6 +258,18 @@ impl Replay<'_> {
         let from = self.log.accesses.partition_point(|access| access.step < step);
         let length = self.log.accesses[from..].iter().take_while(|access| access.step == step).count();
         &self.log.accesses[from..from + length]
+    }
+}
+
+/// Whether the recording ends with a value in `slot` that anybody may look at: right behind an anchor call, only
+/// what the convention keeps.
+pub fn is_defined(recorder: &Recorder, slot: Slot) -> bool {
+    match recorder.log.last().map(|entry| entry.kind) {
+        Some(EntryKind::Api { convention: redmagic_lift::Convention::Macro, .. }) => {
+            slot.as_gpr().is_some() && slot != Slot::RAX && slot != Slot::RCX
+        }
+        Some(EntryKind::Api { .. }) => slot.is_callee_saved(),
+        _ => true,
     }
 }
 

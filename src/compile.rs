@@ -11,7 +11,8 @@
 use crate::check;
 use crate::context::{Context, backend_layout};
 use crate::dump::Report;
-use crate::exits::{EXIT_STRIDE, ExitRecord};
+use crate::exits::{EXIT_STRIDE, ExitRecord, NO_UNIT};
+use crate::fork_check::Trial;
 use crate::interpret;
 use crate::options::{Check, Engine};
 use crate::pieces::{self, VectorState};
@@ -94,6 +95,8 @@ pub struct Compiled {
     pub unit: Unit,
     /// For the log.
     pub summary: String,
+    /// What has to pass before the unit is used.
+    pub trial: Option<Trial>,
 }
 
 /// The guest's code, as the lifter reads it.
@@ -115,7 +118,7 @@ pub fn compile(
     end: End,
     vectors: VectorState,
 ) -> Result<Compiled, Failure> {
-    let mut report = Report::new(shared.options.dump.as_ref(), COUNTERS.recordings.load(Relaxed));
+    let mut report = Report::new(shared.options.dump.as_ref(), "trace", COUNTERS.recordings.load(Relaxed));
     report.section("recorded", || disassembly::recording(&recorder.log));
     let name = match recorder.origin {
         Origin::Anchor(own) => format!("trace {}: loop {} at {:#x}", shared.units.len(), own.number, own.site),
@@ -181,9 +184,10 @@ fn stages(
     report.section("machine code", || disassembly::code(&lowered.code, lowered.function));
     report.section("exits", || exit_list(&trace, &lowered));
     report.section("summary", || summary.clone());
+    let trial = trial(shared, &trace, recorder.log.len())?;
     let wide = is_wide(&trace, vectors);
     let unit = unit(recorder, &trace, lowered, wide, &exit_vectors(&trace, vectors));
-    Ok(Compiled { unit, summary })
+    Ok(Compiled { unit, summary, trial })
 }
 
 /// What the pieces of the exits will do.
@@ -258,17 +262,36 @@ fn replay(trace: &Trace, recorder: &Recorder, context: &Context, stage: &'static
     }
 }
 
+/// One iteration of a trace that was recorded as `length` instructions, to be tried out, if options ask for that and it
+/// is possible.
+fn trial(shared: &mut Shared, trace: &Trace, length: usize) -> Result<Option<Trial>, Failure> {
+    if shared.options.check != Check::Fork || shared.options.backend != Engine::Native {
+        return Ok(None);
+    }
+    let Some(once) = check::single_iteration(trace) else {
+        shared.note(2, "check skipped: a loop carries values in no register", &trace.name);
+        return Ok(None);
+    };
+    verify(&once)?;
+    let lowered = lower(shared, &once, NO_UNIT)?;
+    Ok(Some(Trial::new(once, trace.exits.len(), length, lowered)))
+}
+
 /// A trace in executable memory.
 pub struct Lowered {
-    function: u64,
-    code: Vec<u8>,
-    records: Box<[ExitRecord]>,
-    exits: Vec<ExitCode>,
+    /// The address of its function.
+    pub function: u64,
+    /// The bytes of the function.
+    pub code: Vec<u8>,
+    /// The records of its exits, to which the code refers.
+    pub records: Box<[ExitRecord]>,
+    /// What the exits leave to do.
+    pub exits: Vec<ExitCode>,
     clif: Option<String>,
 }
 
 /// Makes the function of unit `number`.
-fn lower(shared: &mut Shared, trace: &Trace, number: u32) -> Result<Lowered, Failure> {
+pub fn lower(shared: &mut Shared, trace: &Trace, number: u32) -> Result<Lowered, Failure> {
     let to_library = stubs::exit_to_library as *const () as u64;
     let records: Box<[ExitRecord]> =
         (0..trace.exits.len()).map(|index| ExitRecord::new(number, index as u32, to_library)).collect();
@@ -308,15 +331,17 @@ fn native_stub(shared: &mut Shared, native: &NativeOp) -> Result<u64, Failure> {
     shared.arena.add(&stub, 16).ok_or(Failure::NoMemory)
 }
 
+/// The exits that are the states of residual calls.
+pub fn call_states(trace: &Trace) -> BTreeSet<Exit> {
+    let state = |terminator: &Terminator| match terminator {
+        Terminator::Call(call) => Some(call.state),
+        Terminator::Jump(_) | Terminator::Switch { .. } | Terminator::Leave(_) => None,
+    };
+    trace.segments.values().filter_map(|segment| state(&segment.terminator)).collect()
+}
+
 fn unit(recorder: &Recorder, trace: &Trace, lowered: Lowered, wide: bool, vectors: &[VectorState]) -> Unit {
-    let calls: BTreeSet<Exit> = trace
-        .segments
-        .values()
-        .filter_map(|segment| match &segment.terminator {
-            Terminator::Call(call) => Some(call.state),
-            Terminator::Jump(_) | Terminator::Switch { .. } | Terminator::Leave(_) => None,
-        })
-        .collect();
+    let calls = call_states(trace);
     let exits = trace
         .exits
         .iter()

@@ -13,9 +13,9 @@ pub struct Report {
 }
 
 impl Report {
-    /// A report on trace `number` in `directory`, if there is one.
-    pub fn new(directory: Option<&PathBuf>, number: u64) -> Report {
-        let file = directory.map(|directory| directory.join(format!("trace-{}-{number}.txt", std::process::id())));
+    /// A report of `kind` on trace `number` in `directory`, if there is one.
+    pub fn new(directory: Option<&PathBuf>, kind: &str, number: u64) -> Report {
+        let file = directory.map(|directory| directory.join(format!("{kind}-{}-{number}.txt", std::process::id())));
         Report { file, text: String::new() }
     }
 

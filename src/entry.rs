@@ -13,13 +13,15 @@
 
 use crate::compile::{self, Compiled, End, Failure, complete_context};
 use crate::context::Context;
+use crate::dump::Report;
 use crate::exits::{ExitRecord, NO_UNIT};
+use crate::fork_check::{Trial, Verdict};
 use crate::functions::Treatment;
 use crate::loops::Loop;
 use crate::memory::{SignalsBlocked, read_word};
 use crate::options::Check;
 use crate::pieces::{self, Heat, VectorState};
-use crate::recorder::{EndReason, GiveUp, Origin, Recorder, Stop};
+use crate::recorder::{EndReason, GiveUp, Origin, PendingCall, Recorder, Stop};
 use crate::records::{self, Record};
 use crate::runtime::{self, Locked, Runtime, Shared};
 use crate::stats::{self, COUNTERS};
@@ -146,6 +148,12 @@ fn is_stale(thread: &Thread) -> bool {
 
 /// Begins a recording at the state in the context.
 fn begin(runtime: &'static Runtime, thread: &mut Thread, origin: Origin) -> Next {
+    let untried = runtime.lock().take_untried(&origin);
+    if let Some(mut compiled) = untried
+        && let Some(trial) = compiled.trial.take()
+    {
+        return try_out(runtime, thread, compiled, &trial);
+    }
     let recorder = {
         let _blocked = SignalsBlocked::new();
         let check = runtime.lock().options.check != Check::Off;
@@ -182,7 +190,6 @@ fn go_on_recording(runtime: &'static Runtime, thread: &mut Thread) -> Next {
 }
 
 /// Lets the guest make the residual call that the recorder has stopped before.
-#[expect(unsafe_code, reason = "fills an activation record")]
 fn suspend(runtime: &'static Runtime, thread: &mut Thread) -> Next {
     let Some(call) = thread.recorder.as_ref().map(|recorder| recorder.call) else {
         return leave_anywhere(runtime, &thread.context);
@@ -190,19 +197,26 @@ fn suspend(runtime: &'static Runtime, thread: &mut Thread) -> Next {
     if !records::has_two(thread.context.free_record) {
         thread.context.free_record = records::refill(thread.context.free_record, thread.context.address());
     }
+    describe_call(&mut thread.context, call);
     let record = thread.context.free_record;
-    // SAFETY: the chain is never empty, and its first record is free and this thread's.
-    unsafe {
-        (*record).target = call.target;
-        (*record).return_address = call.return_address;
-        (*record).resume = 0;
-    }
     if !records::has_two(record) {
         give_up(runtime, thread, GiveUp::NoMemory);
         return make_call_plainly(runtime, &mut thread.context);
     }
     thread.suspended = record;
     Next::to(runtime.lock().call_piece)
+}
+
+/// Writes a residual call to the first free record.
+#[expect(unsafe_code, reason = "fills an activation record")]
+fn describe_call(context: &mut Context, call: PendingCall) {
+    let record = context.free_record;
+    // SAFETY: the chain is never empty, and its first record is free and this thread's.
+    unsafe {
+        (*record).target = call.target;
+        (*record).return_address = call.return_address;
+        (*record).resume = 0;
+    }
 }
 
 /// Makes the call that the first free record describes without a record, as the guest's own instruction would.
@@ -342,17 +356,29 @@ fn finish(runtime: &'static Runtime, thread: &mut Thread, end: End, other: Optio
         let context = &thread.context;
         let compile = || compile::compile(&mut shared, runtime, &recorder, context, end, vectors);
         let compiled = catch_unwind(AssertUnwindSafe(compile)).unwrap_or(Err(Failure::Panicked));
-        compiled.map(|compiled| install(runtime, &mut shared, &recorder, compiled))
+        compiled.map(|mut compiled| match compiled.trial.take() {
+            None => Ready::Installed(install(runtime, &mut shared, compiled)),
+            Some(trial) if end == End::Loop => Ready::Untried(Box::new((compiled, trial))),
+            // The state is no longer the one at the trace's start: the next time that the guest is there.
+            trial @ Some(_) => {
+                compiled.trial = trial;
+                shared.untried.push(compiled);
+                Ready::Later
+            }
+        })
     };
     stats::add(&COUNTERS.compile_ns, begin.elapsed().as_nanos() as u64);
     match result {
-        Ok(function) => {
-            match (end, other.map(|other| other.function.load(Acquire))) {
-                (End::Loop, _) if function != 0 => Next::enter(function),
-                (End::Anchor(_), Some(function)) if function != 0 => Next::enter(function),
-                _ => leave_anywhere(runtime, &thread.context),
-            }
+        Ok(Ready::Later) => {
+            retry(runtime, &recorder.origin);
+            leave_anywhere(runtime, &thread.context)
         }
+        Ok(Ready::Untried(untried)) => try_out(runtime, thread, untried.0, &untried.1),
+        Ok(Ready::Installed(function)) => match (end, other.map(|other| other.function.load(Acquire))) {
+            (End::Loop, _) if function != 0 => Next::enter(function),
+            (End::Anchor(_), Some(function)) if function != 0 => Next::enter(function),
+            _ => leave_anywhere(runtime, &thread.context),
+        },
         Err(failure) => {
             stats::add(&COUNTERS.traces_refused, 1);
             let level = if matches!(failure, Failure::Check { .. } | Failure::Malformed(_)) { 1 } else { 2 };
@@ -364,14 +390,70 @@ fn finish(runtime: &'static Runtime, thread: &mut Thread, end: End, other: Optio
     }
 }
 
+/// What became of a compiled trace.
+enum Ready {
+    /// It is in use, and this is its function; 0 if it is not.
+    Installed(u64),
+    /// It is tried out now.
+    Untried(Box<(Compiled, Trial)>),
+    /// It is tried out later.
+    Later,
+}
+
+/// Tries a compiled trace out from the state in the context, which is one at its start, and installs it if nothing speaks
+/// against it.
+fn try_out(runtime: &'static Runtime, thread: &mut Thread, compiled: Compiled, trial: &Trial) -> Next {
+    let _blocked = SignalsBlocked::new();
+    let origin = compiled.unit.origin;
+    let conclusion = trial.run(thread, origin, runtime);
+    let function = match &conclusion.verdict {
+        Ok(verdict) => {
+            match verdict {
+                Verdict::Passed => {
+                    stats::add(&COUNTERS.checks_passed, 1);
+                    let length = conclusion.recorder.as_ref().map_or(0, |recorder| recorder.log.len());
+                    runtime.lock().log(3, &format!("{}: {length} instructions tried out", describe(&origin)));
+                }
+                Verdict::Skipped(reason) => {
+                    let cause = format!("check skipped: {reason}");
+                    runtime.note(2, &cause, &format!("{}: {cause}", describe(&origin)));
+                }
+            }
+            install(runtime, &mut runtime.lock(), compiled)
+        }
+        Err(difference) => {
+            stats::add(&COUNTERS.check_failures, 1);
+            stats::add(&COUNTERS.traces_refused, 1);
+            let failure = Failure::Check { stage: "lowering", difference: difference.to_string() };
+            runtime.note(1, &failure.to_string(), &format!("{}: {}", describe(&origin), failure.detail()));
+            let number = COUNTERS.recordings.load(Relaxed);
+            let mut report = Report::new(runtime.lock().options.dump.as_ref(), "check", number);
+            trial.describe(&mut report, &conclusion);
+            report.write();
+            penalise(runtime, &origin, true);
+            0
+        }
+    };
+    match conclusion.call {
+        Some(call) => {
+            describe_call(&mut thread.context, call);
+            make_call_plainly(runtime, &mut thread.context)
+        }
+        None if function != 0 && thread.context.rip == trial.start() => Next::enter(function),
+        None => leave_anywhere(runtime, &thread.context),
+    }
+}
+
 /// Makes a unit reachable from where its recording began. Returns its function, 0 if its parent has gone meanwhile.
-fn install(runtime: &'static Runtime, shared: &mut Shared, recorder: &Recorder, compiled: Compiled) -> u64 {
+fn install(runtime: &'static Runtime, shared: &mut Shared, mut compiled: Compiled) -> u64 {
     shared.log(2, &compiled.summary);
     stats::add(&COUNTERS.traces, 1);
     let number = shared.units.len() as u32;
-    let function = compiled.unit.function;
+    let (function, origin) = (compiled.unit.function, compiled.unit.origin);
+    // Others may have been installed since it was compiled.
+    compiled.unit.records.iter_mut().for_each(|record| record.unit = number);
     shared.units.push(compiled.unit);
-    match recorder.origin {
+    match origin {
         Origin::Anchor(own) => {
             if own.disabled.load(Relaxed) {
                 return 0;

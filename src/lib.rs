@@ -8,7 +8,7 @@
 //! - [`capi`]: the functions of the header. `stubs`: the machine code that anchors, traces and returns run through.
 //! - `entry`: what happens at an anchor, at an exit, when a residual call returns. `runtime`: the state behind it.
 //! - `recorder`: executes and logs the guest's instructions. `compile`: from a log to a `unit` of code. `check`:
-//!   replays a recording on its trace.
+//!   replays a recording on its trace. `fork_check`: compares one compiled iteration with native execution.
 //! - `context`, `records`, `exits`, `thread`: what machine code and Rust share. `pieces`, `emit`: code made at run time.
 //! - `modules`, `functions`, `loops`, `options`, `stats`, `log`, `dump`, `memory`: leaves.
 //!
@@ -26,6 +26,7 @@ mod dump;
 mod emit;
 mod entry;
 mod exits;
+mod fork_check;
 mod functions;
 mod interpret;
 mod log;

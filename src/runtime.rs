@@ -11,7 +11,7 @@
 //! looks at the loop and puts the counter up again, unless a loop with a trace shares it: then it is *pinned*, and
 //! every pass comes here, where finding the trace takes a few nanoseconds.
 
-use crate::compile::Failure;
+use crate::compile::{Compiled, Failure};
 use crate::exits::ExitRecord;
 use crate::functions::{Functions, Treatment};
 use crate::log;
@@ -112,6 +112,8 @@ pub struct Shared {
     pub arena: Arena,
     /// All traces.
     pub units: Vec<Unit>,
+    /// Compiled traces that are tried out when their origin is reached again, and used only then.
+    pub untried: Vec<Compiled>,
     /// Ranges that the host has declared immutable: start and end.
     declared: BTreeMap<u64, u64>,
     backend: Option<Backend>,
@@ -194,6 +196,7 @@ impl Runtime {
                 functions,
                 arena,
                 units: Vec::new(),
+                untried: Vec::new(),
                 declared: BTreeMap::new(),
                 backend: None,
                 slots: HashMap::new(),
@@ -423,6 +426,7 @@ impl Runtime {
     pub fn drop_units(&self, shared: &mut Shared, which: impl Fn(&Unit) -> bool) {
         let to_library = stubs::exit_to_library as *const () as u64;
         let mut gone = HashSet::new();
+        shared.untried.retain(|compiled| !which(&compiled.unit));
         for (number, unit) in shared.units.iter_mut().enumerate() {
             if unit.dropped || !which(unit) {
                 continue;
@@ -449,9 +453,7 @@ impl Runtime {
 
     /// Counts a reason for a failure, and logs it at `level`.
     pub fn note(&'static self, level: u32, cause: &str, detail: &str) {
-        let mut shared = self.lock();
-        *shared.reasons.entry(cause.to_owned()).or_insert(0) += 1;
-        shared.log(level, detail);
+        self.lock().note(level, cause, detail);
     }
 
     /// The statistics as JSON.
@@ -513,6 +515,18 @@ impl Shared {
     /// The exit of a record that belongs to a unit.
     pub fn exit_of(&mut self, record: &ExitRecord) -> Option<&mut Unit> {
         self.units.get_mut(record.unit as usize).filter(|unit| (record.index as usize) < unit.exits.len())
+    }
+
+    /// Counts a reason for a failure, and logs it at `level`.
+    pub fn note(&mut self, level: u32, cause: &str, detail: &str) {
+        *self.reasons.entry(cause.to_owned()).or_insert(0) += 1;
+        self.log(level, detail);
+    }
+
+    /// The compiled but untried unit of an origin.
+    pub fn take_untried(&mut self, origin: &Origin) -> Option<Compiled> {
+        let at = self.untried.iter().position(|compiled| compiled.unit.origin.is_same(origin))?;
+        Some(self.untried.swap_remove(at))
     }
 
     /// Writes a line if the log is that verbose.

@@ -164,6 +164,12 @@ pub unsafe fn of_context<'a>(context: *mut Context) -> &'a mut Thread {
 }
 
 impl Thread {
+    /// What of a thread is the library's own, in the address space of the calling thread: start and end of each range.
+    pub fn own_ranges(&self) -> [(u64, u64); 3] {
+        let (this, block) = (std::ptr::from_ref(self) as u64, block() as u64);
+        [(self.stack.start(), self.stack.end()), (this, this + size_of::<Thread>() as u64), (block, block + 64)]
+    }
+
     /// Whether an address lies in the private stack.
     pub fn owns(&self, address: u64) -> bool {
         (self.stack.start()..self.stack.end()).contains(&address)

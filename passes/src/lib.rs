@@ -13,6 +13,7 @@
 //! | `forward` | the same walk with memory: loads become values that the trace stored or loaded before |
 //! | `params` | parameters that always receive the same value disappear |
 //! | `flags` | packed flags that only exits need become recipes in these exits |
+//! | `loops` | a second copy of a loop, with memory in registers and stores in the exits |
 //! | `dce` | what nobody uses disappears |
 //!
 //! # Worked example
@@ -31,6 +32,7 @@ mod fold;
 mod frames;
 mod graph;
 mod known;
+mod loops;
 mod memory;
 mod params;
 mod pipeline;

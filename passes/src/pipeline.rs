@@ -7,7 +7,7 @@
 //!
 //! Worked example: `Pipeline::parse("fold,params,dce")` is the group `fold, params`, repeated, then `dce` once.
 
-use crate::{Stats, dce, flags, fold, params, walk};
+use crate::{Stats, dce, flags, fold, loops, params, walk};
 use redmagic_ir::Trace;
 use std::fmt;
 
@@ -50,16 +50,17 @@ impl Pass for Entry {
 }
 
 /// Every pass.
-const PASSES: [Entry; 5] = [
+const PASSES: [Entry; 6] = [
     Entry { name: "fold", run: fold::run, repeats: true },
     Entry { name: "forward", run: walk::run_forward, repeats: true },
     Entry { name: "params", run: params::run, repeats: true },
     Entry { name: "flags", run: flags::run, repeats: false },
     Entry { name: "dce", run: dce::run, repeats: false },
+    Entry { name: "loops", run: loops::run, repeats: false },
 ];
 
 /// The default list. `forward` does all that `fold` does, and finds more where invariant parameters are gone.
-const DEFAULT: [&str; 4] = ["params", "forward", "flags", "dce"];
+const DEFAULT: [&str; 6] = ["params", "forward", "flags", "dce", "loops", "dce"];
 
 /// A list of passes.
 #[derive(Clone)]

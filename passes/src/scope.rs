@@ -268,6 +268,31 @@ impl<'t> Scope<'t> {
         }
     }
 
+    /// Notes what the pure instruction `value` computes, without changing it: which known value it is the same as, or
+    /// that others may be the same as it. Simpler forms may be made on the way.
+    pub(crate) fn note(&mut self, value: Value) {
+        let inst = self.def(value);
+        match self.simplify(inst) {
+            Simplified::Value(other) if other != value => self.replace(value, other),
+            Simplified::Value(_) => {}
+            Simplified::Inst(inst) => match self.numbers.get(&inst).copied() {
+                Some(other) if other != value => {
+                    let other = self.resolve(other);
+                    self.replace(value, other);
+                }
+                Some(_) | None => {
+                    self.possible[value] = known::possible(self, &inst);
+                    self.set_number(inst, value);
+                }
+            },
+        }
+    }
+
+    /// The value that stands for `value` wherever it is in reach, without what guards behind it have proved.
+    pub(crate) fn resolve_outside(&self, value: Value) -> Value {
+        self.replacement(value)
+    }
+
     fn place(&mut self, value: Value, inst: Inst) {
         self.possible[value] = known::possible(self, &inst);
         self.set_number(inst, value);

@@ -43,6 +43,8 @@ pub struct Stats {
     pub unchanged: u32,
     /// Instructions without a use that were removed.
     pub dead: u32,
+    /// Loops that got a second copy.
+    pub loops_copied: u32,
     /// Facts about the entry that a walk learned after it had passed code to which they apply.
     pub(crate) late_facts: u32,
     /// Applications of each identity, by its place in the rule table.
@@ -114,6 +116,7 @@ impl fmt::Display for Stats {
             ("sunk", self.sunk),
             ("unchanged slots", self.unchanged),
             ("dead", self.dead),
+            ("loops copied", self.loops_copied),
         ] {
             if count > 0 {
                 write!(f, ", {name} {count}")?;

@@ -50,6 +50,19 @@ pub enum Origin {
     },
 }
 
+impl Origin {
+    /// Whether it is the same place.
+    pub fn is_same(&self, other: &Origin) -> bool {
+        match (self, other) {
+            (Origin::Anchor(own), Origin::Anchor(other)) => own.number == other.number,
+            (Origin::Exit { unit, exit }, Origin::Exit { unit: other_unit, exit: other_exit }) => {
+                unit == other_unit && exit == other_exit
+            }
+            _ => false,
+        }
+    }
+}
+
 /// Why the recorder stopped.
 #[derive(Clone, Copy)]
 pub enum Stop {
@@ -123,7 +136,7 @@ impl fmt::Display for GiveUp {
 }
 
 /// A residual call that is about to be made, or was.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PendingCall {
     /// The callee.
     pub target: u64,
@@ -150,6 +163,8 @@ pub struct Recorder {
     pub check: Option<Box<CheckLog>>,
     /// The residual call that [`Stop::Call`] asks for.
     pub call: PendingCall,
+    /// It stops when it has recorded so many instructions, at most those that `log` has room for.
+    pub limit: usize,
     start_rsp: u64,
     frames: Vec<Frame>,
     /// Calls minus returns.
@@ -175,6 +190,7 @@ impl Recorder {
             log: Vec::with_capacity(limits.instructions),
             check: check.then(|| Box::new(CheckLog::new(context, limits.instructions))),
             call: PendingCall { target: 0, return_address: 0 },
+            limit: limits.instructions,
             start_rsp: context.rsp(),
             frames: Vec::with_capacity(limits.depth),
             depth: 0,
@@ -207,7 +223,7 @@ impl Recorder {
             Err(stop) => return stop,
         };
         loop {
-            if self.log.len() == self.log.capacity() {
+            if self.log.len() == self.limit {
                 return Stop::GiveUp(GiveUp::TooLong);
             }
             let result = match slot.kind {

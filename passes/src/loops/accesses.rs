@@ -1,0 +1,182 @@
+//! Which accesses of a loop go to the same memory, as far as the recording tells.
+//!
+//! # Invariants
+//! - A *class* is memory at known distances from one root. Roots whose accesses overlapped in the recording are members of
+//!   one class, at the distance that was recorded; that they are is checked at run time, as is that classes are disjoint.
+//! - An *atom* is a range of a class that the loop accesses in one way only, with one offset and type; only atoms that no
+//!   other access overlaps (unless nobody stores there) are promoted.
+//!
+//! Worked example: roots v1 and v9 with accesses at `[v1 + 8]`, recorded at 0x1008, and `[v9]`, recorded at 0x1008, are
+//! one class with the members v1 at 0 and v9 at 8.
+
+use super::Body;
+use crate::scope::MixMap;
+use redmagic_ir::{Class as AliasClass, Opcode, Trace, Type, Value};
+
+/// More classes than this are too many to compare.
+const MAX_CLASSES: usize = 12;
+
+/// Memory at known distances from a root.
+#[derive(Clone, Debug)]
+pub(crate) struct Class {
+    /// Roots and how far they are from the class's origin; the first one is the origin.
+    pub members: Vec<(Value, i64)>,
+    /// First byte that is accessed.
+    pub low: i64,
+    /// First byte behind what is accessed.
+    pub high: i64,
+    /// Whether the loop stores there.
+    pub stores: bool,
+}
+
+/// A range of bytes that is accessed in one way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Atom {
+    pub class: usize,
+    /// From the class's origin.
+    pub offset: i64,
+    pub ty: Type,
+    /// The loop stores there.
+    pub stored: bool,
+    /// No other access overlaps in a way that matters.
+    pub clean: bool,
+    /// All accesses are to frames that the trace has pushed.
+    pub frame: bool,
+}
+
+/// What is known of the accesses of a loop.
+pub(crate) struct Accesses {
+    pub classes: Vec<Class>,
+    pub atoms: Vec<Atom>,
+    of_root: MixMap<Value, (usize, i64)>,
+    of_place: MixMap<(usize, i64, u8), usize>,
+}
+
+/// What is known of a root while classes are formed.
+struct Root {
+    value: Value,
+    base: Option<u64>,
+    low: i64,
+    high: i64,
+    stores: bool,
+}
+
+/// Whether the access is one to memory that does not change.
+pub(crate) fn is_immutable(trace: &Trace, value: Value) -> bool {
+    trace.insts[value].class == AliasClass::Immutable
+}
+
+impl Accesses {
+    /// Classifies the accesses of `body`, but for those whose root is in `varying`. `None` if there are too many roots.
+    pub(crate) fn new(trace: &Trace, body: &Body, varying: &[Value]) -> Option<Accesses> {
+        let roots = roots(trace, body, varying);
+        let classes = merge(roots);
+        if classes.len() > MAX_CLASSES {
+            return None;
+        }
+        let mut of_root = MixMap::default();
+        for (at, class) in classes.iter().enumerate() {
+            class.members.iter().for_each(|(root, delta)| {
+                of_root.insert(*root, (at, *delta));
+            });
+        }
+        let mut accesses = Accesses { classes, atoms: Vec::new(), of_root, of_place: MixMap::default() };
+        accesses.find_atoms(trace, body);
+        Some(accesses)
+    }
+
+    /// The class and distance of an index-less access at `root + offset`, if the root is a member of a class.
+    pub(crate) fn place(&self, root: Value, offset: i64) -> Option<(usize, i64)> {
+        self.of_root.get(&root).map(|(class, delta)| (*class, delta + offset))
+    }
+
+    /// The atom at a place.
+    pub(crate) fn atom(&self, class: usize, offset: i64, ty: Type) -> Option<usize> {
+        self.of_place.get(&(class, offset, ty as u8)).copied()
+    }
+
+    /// The class of a root and its distance from the origin.
+    pub(crate) fn of_root(&self, root: Value) -> Option<(usize, i64)> {
+        self.of_root.get(&root).copied()
+    }
+
+    fn find_atoms(&mut self, trace: &Trace, body: &Body) {
+        for &value in &body.insts {
+            let inst = &trace.insts[value];
+            let Some(address) = inst.address().filter(|address| !address.index.is_some()) else { continue };
+            let Some((class, offset)) = self.place(address.root, i64::from(address.offset)) else { continue };
+            let stored = inst.op == Opcode::Store;
+            let frame = inst.class == AliasClass::Frame;
+            let atoms = &mut self.atoms;
+            let at = *self.of_place.entry((class, offset, inst.ty as u8)).or_insert_with(|| {
+                atoms.push(Atom { class, offset, ty: inst.ty, stored: false, clean: true, frame: true });
+                atoms.len() - 1
+            });
+            atoms[at].stored |= stored;
+            atoms[at].frame &= frame;
+        }
+        let end = |atom: &Atom| atom.offset + i64::from(atom.ty.bytes());
+        for a in 0..self.atoms.len() {
+            for b in 0..self.atoms.len() {
+                let (one, other) = (self.atoms[a], self.atoms[b]);
+                let overlap = one.class == other.class && one.offset < end(&other) && other.offset < end(&one);
+                if a != b && overlap && (one.stored || other.stored) {
+                    self.atoms[a].clean = false;
+                }
+            }
+        }
+    }
+}
+
+/// Every root of an index-less access to memory that can change, with what is accessed there.
+fn roots(trace: &Trace, body: &Body, varying: &[Value]) -> Vec<Root> {
+    let mut roots: Vec<Root> = Vec::new();
+    for &value in &body.insts {
+        let inst = &trace.insts[value];
+        let Some(address) = inst.address().filter(|address| !address.index.is_some()) else { continue };
+        if is_immutable(trace, value) || varying.contains(&address.root) {
+            continue;
+        }
+        let (low, high) = (i64::from(address.offset), i64::from(address.offset) + i64::from(inst.ty.bytes()));
+        let constant = trace.as_const(address.root).map(|base| base as u64);
+        let noted = trace.recorded(value).map(|recorded| recorded.address.wrapping_sub(low as u64));
+        let base = constant.or(noted);
+        let stores = inst.op == Opcode::Store;
+        match roots.iter_mut().find(|root| root.value == address.root) {
+            Some(root) => {
+                root.base = root.base.or(base);
+                root.low = root.low.min(low);
+                root.high = root.high.max(high);
+                root.stores |= stores;
+            }
+            None => roots.push(Root { value: address.root, base, low, high, stores }),
+        }
+    }
+    roots
+}
+
+/// Puts roots whose accesses overlapped into one class.
+fn merge(mut roots: Vec<Root>) -> Vec<Class> {
+    let start = |root: &Root| root.base.map(|base| base.wrapping_add(root.low as u64));
+    roots.sort_by_key(|root| (root.base.is_none(), start(root)));
+    let mut classes: Vec<Class> = Vec::new();
+    // The recorded address of the origin of the class that is being formed, and its end.
+    let mut current: Option<(u64, u64)> = None;
+    for root in roots {
+        if let (Some((origin, end)), Some(base), Some(start), Some(class)) =
+            (current, root.base, start(&root), classes.last_mut())
+            && start < end
+        {
+            let delta = base.wrapping_sub(origin) as i64;
+            class.members.push((root.value, delta));
+            class.low = class.low.min(delta + root.low);
+            class.high = class.high.max(delta + root.high);
+            class.stores |= root.stores;
+            current = Some((origin, end.max(base.wrapping_add(root.high as u64))));
+            continue;
+        }
+        current = root.base.map(|base| (base, base.wrapping_add(root.high as u64)));
+        classes.push(Class { members: vec![(root.value, 0)], low: root.low, high: root.high, stores: root.stores });
+    }
+    classes
+}

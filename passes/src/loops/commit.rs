@@ -1,0 +1,175 @@
+//! Builds the nest that [`copy`](super::copy) has planned.
+
+use super::Body;
+use super::accesses::Class;
+use super::bounds::Extent;
+use super::copy::Plan;
+use redmagic_ir::{Inst, Opcode, Segment, Target, Terminator, Trace, Type, Value};
+
+/// Replaces the loop by the nest.
+pub(crate) fn commit(trace: &mut Trace, body: &Body, plan: Plan) {
+    let entry = trace.entry();
+    let mut checks = Checks { trace, insts: Vec::new(), constants: Vec::new(), all: None };
+    checks.add(&plan);
+    let Checks { insts, constants, all, .. } = checks;
+    let one = trace.add_inst(Inst::constant(Type::I64, -1));
+    let zero = trace.add_inst(Inst::constant(Type::I64, 0));
+    let strip = trace.add_inst(Inst::constant(Type::I64, plan.strip));
+    let always = trace.add_inst(Inst::constant(Type::I1, 1));
+    // Where the loop has constants of its own, they move to the others.
+    trace.segments[body.header].insts.retain(|value| !plan.constants.contains(value));
+    let pool = plan.constants.into_iter().chain(constants).chain([one, zero, strip, always]);
+    let at = trace.segments[entry].insts.iter().take_while(|value| trace.insts[**value].op == Opcode::Slot).count();
+    trace.segments[entry].insts.splice(at..at, pool);
+
+    let preheader = trace.add_segment();
+    let copy = trace.add_segment();
+    let flush = trace.add_segment();
+    let header = body.header;
+    let again = Target { segment: header, args: body.args.clone() };
+    trace.segments[header].insts.extend(insts);
+    // Even without a check the way back to H stays: checks of single iterations leave there.
+    let value = all.unwrap_or(always);
+    let into = Target { segment: preheader, args: Vec::new() };
+    trace.segments[header].terminator = Terminator::Switch { value, cases: vec![(1, into)], default: again };
+
+    let count = trace.add_inst(Inst::param(Type::I64, None));
+    let (mut params, mut first, mut next) = (vec![count], vec![strip], Vec::new());
+    let left = trace.add_inst(Inst::binary(Opcode::Add, Type::I64, count, one));
+    let goes_on = trace.add_inst(Inst::binary(Opcode::Ne, Type::I1, left, zero));
+    next.push(left);
+    for (param, start, end) in plan.params {
+        params.push(param);
+        first.push(start);
+        next.push(end);
+    }
+    trace.segments[preheader].insts = plan.preheader;
+    trace.segments[preheader].terminator = Terminator::Jump(Target { segment: copy, args: first });
+
+    for (guard, data) in plan.exits {
+        let exit = trace.exits.push(data);
+        trace.insts[guard].set_exit(exit);
+    }
+    let mut insts = plan.insts;
+    insts.extend([left, goes_on]);
+    let data = &mut trace.segments[copy];
+    (data.params, data.insts) = (params, insts);
+    data.terminator = Terminator::Switch {
+        value: goes_on,
+        cases: vec![(1, Target { segment: copy, args: next })],
+        default: Target { segment: flush, args: Vec::new() },
+    };
+    store_all(trace, flush, &plan.flush);
+    trace.segments[flush].terminator = Terminator::Jump(Target { segment: header, args: plan.back });
+}
+
+/// Writes what H2 has put off.
+fn store_all(
+    trace: &mut Trace,
+    segment: Segment,
+    stores: &[(Type, redmagic_ir::Address, Value, Option<redmagic_ir::Recorded>)],
+) {
+    for (ty, address, value, recorded) in stores {
+        let store = trace.append(segment, Inst::store(*ty, *address, *value));
+        let address = recorded.map(|recorded| redmagic_ir::Recorded { value: 0, ..recorded });
+        trace.set_recorded(store, address);
+    }
+}
+
+/// The run-time check of what the second copy relies on.
+struct Checks<'t> {
+    trace: &'t mut Trace,
+    insts: Vec<Value>,
+    constants: Vec<Value>,
+    /// The conjunction so far.
+    all: Option<Value>,
+}
+
+impl Checks<'_> {
+    /// Adds all checks.
+    fn add(&mut self, plan: &Plan) {
+        let classes = &plan.accesses.classes;
+        for class in classes {
+            self.members(class);
+        }
+        for (at, one) in classes.iter().enumerate() {
+            for other in &classes[at + 1..] {
+                if one.stores || other.stores {
+                    self.disjoint(one, other);
+                }
+            }
+            for (extent, stores) in &plan.extents {
+                if one.stores || *stores {
+                    self.outside(one, extent);
+                }
+            }
+        }
+    }
+
+    fn constant(&mut self, imm: i64) -> Value {
+        let value = self.trace.add_inst(Inst::constant(Type::I64, imm));
+        self.constants.push(value);
+        value
+    }
+
+    fn emit(&mut self, inst: Inst) -> Value {
+        let value = self.trace.add_inst(inst);
+        self.insts.push(value);
+        value
+    }
+
+    fn binary(&mut self, op: Opcode, ty: Type, a: Value, b: Value) -> Value {
+        self.emit(Inst::binary(op, ty, a, b))
+    }
+
+    fn offset(&mut self, value: Value, by: i64) -> Value {
+        if by == 0 {
+            return value;
+        }
+        let by = self.constant(by);
+        self.binary(Opcode::Add, Type::I64, value, by)
+    }
+
+    fn require(&mut self, condition: Value) {
+        self.all = Some(match self.all {
+            None => condition,
+            Some(all) => self.binary(Opcode::And, Type::I1, all, condition),
+        });
+    }
+
+    /// Members of a class are where they were recorded.
+    fn members(&mut self, class: &Class) {
+        let Some(&(first, _)) = class.members.first() else { return };
+        for &(member, delta) in &class.members[1..] {
+            let expected = self.offset(first, delta);
+            let equal = self.binary(Opcode::Eq, Type::I1, member, expected);
+            self.require(equal);
+        }
+    }
+
+    /// Two windows do not overlap: with d the distance of the first from the second, d is at least the second's length
+    /// and at most 2^64 less the first's, all unsigned.
+    fn disjoint(&mut self, one: &Class, other: &Class) {
+        let (length, other_length) = (one.high - one.low, other.high - other.low);
+        let distance = self.binary(Opcode::Sub, Type::I64, one.members[0].0, other.members[0].0);
+        let distance = self.offset(distance, (one.low - other.low).wrapping_sub(other_length));
+        let limit = self.constant(-(length + other_length));
+        let apart = self.binary(Opcode::Ule, Type::I1, distance, limit);
+        self.require(apart);
+    }
+
+    /// A window does not overlap the extent of a varying access, whose length is known at run time only.
+    fn outside(&mut self, class: &Class, extent: &Extent) {
+        let distance = self.binary(Opcode::Sub, Type::I64, class.members[0].0, extent.base);
+        let distance = self.offset(distance, class.low.wrapping_sub(extent.offset));
+        let shift = self.trace.add_inst(Inst::constant(Type::I8, i64::from(extent.scale.trailing_zeros())));
+        self.constants.push(shift);
+        let scaled = self.binary(Opcode::Shl, Type::I64, extent.bound, shift);
+        let length = self.offset(scaled, extent.size - i64::from(extent.scale));
+        let behind = self.binary(Opcode::Ule, Type::I1, length, distance);
+        self.require(behind);
+        let limit = self.constant(-(class.high - class.low));
+        let before = self.binary(Opcode::Ule, Type::I1, distance, limit);
+        self.require(before);
+    }
+}

@@ -1,0 +1,571 @@
+//! Makes the second copy: one walk over the first to learn what it leaves, then rounds over the second.
+//!
+//! Every round assumes of each parameter and atom that it keeps the value that it has at the end of H, but for those that
+//! earlier rounds have found to change (*carried*: they become parameters). When a round confirms its assumptions, its
+//! copy is the second copy. Each round adds to the carried ones, so there are few.
+//!
+//! # Invariants
+//! - Values of H and of what dominates it may be used in H2; they are *invariant* there. What is computed from invariant
+//!   values alone goes to P, in front of H2.
+//! - Knowledge in the scope (numbers, facts) that a failed round has added is undone.
+
+use super::accesses::{Accesses, is_immutable};
+use super::bounds::{self, Extent};
+use super::{Body, STRIP};
+use crate::Stats;
+use crate::scope::{self, MixMap, Scope};
+use crate::walk::map_exit;
+use redmagic_ir::{
+    Address, DelayedStore, Effect, Entity, ExitData, ExitValue, Inst, Opcode, Recorded, Slot, Terminator, Trace, Type,
+    Value,
+};
+
+/// Rounds and changes of classes before the loop is left as it is.
+const MAX_ROUNDS: usize = 24;
+/// Atoms that are kept in registers; the others are stored in every iteration.
+const MAX_CARRIED: usize = 14;
+
+/// Everything that is needed to build the nest.
+pub(crate) struct Plan {
+    /// Constants that the entry segment does not have yet.
+    pub constants: Vec<Value>,
+    /// Computations of P.
+    pub preheader: Vec<Value>,
+    /// Parameters of H2, what they are at first, and what they are next.
+    pub params: Vec<(Value, Value, Value)>,
+    /// Instructions of H2.
+    pub insts: Vec<Value>,
+    /// Exits of the guards in `insts`.
+    pub exits: Vec<(Value, ExitData)>,
+    /// Stores of F.
+    pub flush: Vec<(Type, Address, Value, Option<Recorded>)>,
+    /// The arguments for H from H2.
+    pub back: Vec<Value>,
+    /// What the nest relies on.
+    pub accesses: Accesses,
+    /// Memory with a varying address, and whether it is stored to.
+    pub extents: Vec<(Extent, bool)>,
+    /// Iterations of H2 in a row.
+    pub strip: i64,
+}
+
+/// Why a round was in vain.
+enum Setback {
+    /// These change as well.
+    Carried,
+    /// This root is not the same in every iteration.
+    Root(Value),
+    /// There is no second copy.
+    Hopeless,
+}
+
+/// Plans the second copy of a loop; `None` if there is none, or nothing is gained.
+pub(crate) fn plan(trace: &mut Trace, stats: &mut Stats, body: &Body) -> Option<Plan> {
+    let mut varying = Vec::new();
+    for _ in 0..MAX_ROUNDS {
+        let accesses = Accesses::new(trace, body, &varying)?;
+        let mut copier = Copier::new(trace, stats, body, accesses);
+        match copier.rounds() {
+            Ok(copy) => return copier.finish(copy),
+            Err(Setback::Root(root)) => varying.push(root),
+            Err(Setback::Carried | Setback::Hopeless) => return None,
+        }
+    }
+    None
+}
+
+/// A varying access.
+struct Varying {
+    extent: Option<Extent>,
+    store: bool,
+}
+
+struct Copier<'t, 'b> {
+    scope: Scope<'t>,
+    body: &'b Body,
+    accesses: Accesses,
+    /// Where each class is stored first: how atoms were recorded.
+    recorded: Vec<Option<Recorded>>,
+    /// What each atom holds at the end of H.
+    ends: Vec<Option<Value>>,
+    varying: Vec<Varying>,
+    carried_params: Vec<bool>,
+    carried_atoms: Vec<bool>,
+    /// Whether stores to atoms wait.
+    sinks: bool,
+    stack: Option<Value>,
+    constants_before: Vec<Value>,
+    /// What the walk over H made.
+    made: Vec<Value>,
+}
+
+/// The second copy as one round made it.
+struct Copy {
+    env: MixMap<Value, Value>,
+    /// Values that change in H2: parameters, and what is placed there.
+    changing: Vec<bool>,
+    params: Vec<Option<Value>>,
+    atoms: Vec<Option<Value>>,
+    cells: Vec<Option<Value>>,
+    preheader: Vec<Value>,
+    insts: Vec<Value>,
+    exits: Vec<(Value, ExitData)>,
+}
+
+impl<'t, 'b> Copier<'t, 'b> {
+    fn new(trace: &'t mut Trace, stats: &'t mut Stats, body: &'b Body, accesses: Accesses) -> Copier<'t, 'b> {
+        let entry = trace.entry();
+        let constants_before =
+            trace.segments[entry].insts.iter().copied().filter(|value| trace.as_const(*value).is_some()).collect();
+        let is_stack = |value: &Value| trace.insts[*value].slot() == Some(Slot::RSP);
+        let moves = body.params.iter().any(is_stack);
+        let stack = trace.segments[entry].insts.iter().copied().find(is_stack).filter(|_| !moves);
+        let atoms = accesses.atoms.len();
+        let mut scope = Scope::new(trace, stats);
+        scope.rounding_is_fixed =
+            !scope.trace.segments.values().any(|segment| matches!(segment.terminator, Terminator::Call(_)))
+                && scope.trace.natives.is_empty();
+        let mut copier = Copier {
+            scope,
+            body,
+            recorded: vec![None; atoms],
+            ends: vec![None; atoms],
+            accesses,
+            varying: Vec::new(),
+            carried_params: vec![false; body.params.len()],
+            carried_atoms: vec![false; atoms],
+            sinks: true,
+            stack,
+            constants_before,
+            made: Vec::new(),
+        };
+        copier.first();
+        copier
+    }
+
+    /// Walks over what dominates H, and H: numbers its computations, takes what its guards prove as facts, and finds out
+    /// what it leaves in memory if classes are as assumed.
+    fn first(&mut self) {
+        let entry = self.scope.trace.entry();
+        for value in self.scope.trace.segments[entry].insts.clone() {
+            if self.scope.as_const(value).is_some() {
+                self.scope.intern(value);
+            } else if scope::is_numbered(self.scope.trace.insts[value].op) {
+                self.scope.note(value);
+            }
+        }
+        let mut limits: Vec<(Value, Value)> = Vec::new();
+        for &value in &self.body.insts {
+            let inst = self.scope.trace.insts[value];
+            match inst.op {
+                Opcode::Const => self.scope.intern(value),
+                Opcode::Load if is_immutable(self.scope.trace, value) => self.scope.note(value),
+                Opcode::Load | Opcode::Store => self.first_access(value, &inst, &limits),
+                Opcode::Guard | Opcode::GuardNot => {
+                    let test = self.scope.resolve(inst.args[0]);
+                    let expected = inst.op == Opcode::Guard;
+                    limits.extend(less(&self.scope.def(test), expected));
+                    self.scope.assume(test, expected);
+                }
+                _ if scope::is_numbered(inst.op) => self.scope.note(value),
+                _ => {}
+            }
+        }
+        self.made = std::mem::take(&mut self.scope.out);
+    }
+
+    fn first_access(&mut self, value: Value, inst: &Inst, limits: &[(Value, Value)]) {
+        let Some(address) = inst.address() else { return };
+        let store = inst.op == Opcode::Store;
+        let place =
+            (!address.index.is_some()).then(|| self.accesses.place(address.root, i64::from(address.offset))).flatten();
+        let Some((class, offset)) = place else {
+            let size = i64::from(inst.ty.bytes());
+            let address = Address { root: self.scope.resolve(address.root), ..address };
+            let extent = bounds::extent(&self.scope, &address, size, limits);
+            self.varying.push(Varying { extent, store });
+            return;
+        };
+        let Some(atom) = self.accesses.atom(class, offset, inst.ty).filter(|atom| self.accesses.atoms[*atom].clean)
+        else {
+            return;
+        };
+        if store || self.recorded[atom].is_none() {
+            self.recorded[atom] = self.scope.trace.recorded(value);
+        }
+        if store {
+            self.ends[atom] = Some(self.scope.resolve(inst.args[2]));
+        } else if let Some(known) = self.ends[atom] {
+            let known = self.scope.resolve(known);
+            if known != value {
+                self.scope.replace(value, known);
+            }
+        } else {
+            self.ends[atom] = Some(value);
+        }
+    }
+
+    /// Makes copies until one is as assumed.
+    fn rounds(&mut self) -> Result<Copy, Setback> {
+        if self.varying.iter().any(|access| access.store && access.extent.is_none()) {
+            return Err(Setback::Hopeless);
+        }
+        self.sinks = self.varying.iter().all(|access| access.extent.is_some());
+        for _ in 0..MAX_ROUNDS {
+            let mark = self.scope.enter();
+            match self.round() {
+                Ok(copy) => return Ok(copy),
+                Err(setback) => {
+                    self.scope.leave(mark);
+                    self.scope.out.clear();
+                    if !matches!(setback, Setback::Carried) {
+                        return Err(setback);
+                    }
+                }
+            }
+        }
+        Err(Setback::Hopeless)
+    }
+
+    fn round(&mut self) -> Result<Copy, Setback> {
+        let mut copy = Copy {
+            env: MixMap::default(),
+            changing: Vec::new(),
+            params: vec![None; self.body.params.len()],
+            atoms: vec![None; self.accesses.atoms.len()],
+            cells: self.ends.clone(),
+            preheader: Vec::new(),
+            insts: Vec::new(),
+            exits: Vec::new(),
+        };
+        for (at, &param) in self.body.params.iter().enumerate() {
+            let value = if self.carried_params[at] {
+                let inst = self.scope.trace.insts[param];
+                *copy.params[at].insert(self.new_param(&mut copy.changing, inst))
+            } else {
+                self.scope.resolve(self.body.args[at])
+            };
+            copy.env.insert(param, value);
+        }
+        for atom in 0..self.accesses.atoms.len() {
+            if self.carried_atoms[atom] {
+                let inst = Inst::param(self.accesses.atoms[atom].ty, None);
+                copy.cells[atom] = Some(*copy.atoms[atom].insert(self.new_param(&mut copy.changing, inst)));
+            }
+        }
+        for &value in &self.body.insts {
+            self.visit(&mut copy, value)?;
+        }
+        self.confirm(&mut copy)?;
+        Ok(copy)
+    }
+
+    fn new_param(&mut self, changing: &mut Vec<bool>, inst: Inst) -> Value {
+        let value = self.scope.add(inst);
+        mark(changing, value);
+        value
+    }
+
+    /// The value in H2 that stands for `value` of H.
+    fn map(&self, copy: &Copy, value: Value) -> Value {
+        self.scope.resolve(copy.env.get(&value).copied().unwrap_or(value))
+    }
+
+    fn visit(&mut self, copy: &mut Copy, value: Value) -> Result<(), Setback> {
+        let mut inst = self.scope.trace.insts[value];
+        match inst.op {
+            Opcode::Const => {}
+            Opcode::Guard | Opcode::GuardNot => self.guard(copy, &inst)?,
+            Opcode::Load if is_immutable(self.scope.trace, value) => self.pure(copy, value, inst),
+            Opcode::Load | Opcode::Store => self.access(copy, value, inst)?,
+            _ if scope::is_numbered(inst.op) => self.pure(copy, value, inst),
+            _ => {
+                inst.map_operands(|operand| self.map(copy, operand));
+                let new = self.scope.add(inst);
+                mark(&mut copy.changing, new);
+                copy.insts.push(new);
+                copy.env.insert(value, new);
+            }
+        }
+        Ok(())
+    }
+
+    fn pure(&mut self, copy: &mut Copy, value: Value, mut inst: Inst) {
+        inst.map_operands(|operand| self.map(copy, operand));
+        let new = self.scope.emit(inst);
+        self.place(copy);
+        if new != value {
+            copy.env.insert(value, new);
+        }
+        if inst.op == Opcode::Load {
+            let recorded = self.scope.trace.recorded(value);
+            self.scope.trace.set_recorded(new, recorded);
+        }
+    }
+
+    /// Puts what the scope has made where it belongs.
+    fn place(&mut self, copy: &mut Copy) {
+        for new in std::mem::take(&mut self.scope.out) {
+            let inst = &self.scope.trace.insts[new];
+            // An operation that can trap stays behind the guards that protect it.
+            let stays = inst.op.effect() == Effect::Partial;
+            let changing = |operand: Value| copy.changing.get(operand.index()) == Some(&true);
+            if stays || inst.operands().any(changing) {
+                mark(&mut copy.changing, new);
+                copy.insts.push(new);
+            } else {
+                copy.preheader.push(new);
+            }
+        }
+    }
+
+    fn guard(&mut self, copy: &mut Copy, inst: &Inst) -> Result<(), Setback> {
+        let Some(exit) = inst.exit() else { return Err(Setback::Hopeless) };
+        let expected = inst.op == Opcode::Guard;
+        let test = self.map(copy, inst.args[0]);
+        if let Some(imm) = self.scope.as_const(test) {
+            return if (imm == 1) == expected { Ok(()) } else { Err(Setback::Hopeless) };
+        }
+        let mut data = self.scope.trace.exits[exit].clone();
+        if !data.stores.is_empty() {
+            return Err(Setback::Hopeless);
+        }
+        map_exit(self.scope.trace, &mut data, |value| self.map(copy, value));
+        data.stores = self.pending(copy, &data);
+        let guard = self.scope.add(Inst::guard(expected, test, exit));
+        copy.insts.push(guard);
+        copy.exits.push((guard, data));
+        self.scope.assume(test, expected);
+        // Facts are not computations; what the rules have made is.
+        self.place(copy);
+        Ok(())
+    }
+
+    fn access(&mut self, copy: &mut Copy, value: Value, mut inst: Inst) -> Result<(), Setback> {
+        let Some(mut address) = inst.address() else { return Err(Setback::Hopeless) };
+        let root = address.root;
+        address.root = self.map(copy, root);
+        if address.index.is_some() {
+            address.index = self.map(copy, address.index);
+        }
+        let fixed = (!address.index.is_some()).then(|| self.accesses.place(root, i64::from(address.offset))).flatten();
+        if let Some((class, offset)) = fixed {
+            // The root in H2 must be one that is known to be the same.
+            let now = self.accesses.of_root(address.root);
+            if now != self.accesses.of_root(root) {
+                return Err(Setback::Root(root));
+            }
+            let atom = self.accesses.atom(class, offset, inst.ty).filter(|atom| self.accesses.atoms[*atom].clean);
+            if let Some(atom) = atom
+                && self.promoted(copy, value, &inst, atom)
+            {
+                return Ok(());
+            }
+        }
+        inst.set_address(address);
+        if inst.op == Opcode::Store {
+            inst.args[2] = self.map(copy, inst.args[2]);
+        }
+        let new = self.scope.add(inst);
+        let recorded = self.scope.trace.recorded(value);
+        self.scope.trace.set_recorded(new, recorded);
+        mark(&mut copy.changing, new);
+        copy.insts.push(new);
+        copy.env.insert(value, new);
+        Ok(())
+    }
+
+    /// Does an access to a clean atom without memory; whether that was possible.
+    fn promoted(&mut self, copy: &mut Copy, value: Value, inst: &Inst, atom: usize) -> bool {
+        if inst.op == Opcode::Store {
+            let stored = self.map(copy, inst.args[2]);
+            copy.cells[atom] = Some(stored);
+            return self.waits(atom);
+        }
+        let Some(known) = copy.cells[atom] else { return false };
+        let known = self.scope.resolve(known);
+        if known != value {
+            copy.env.insert(value, known);
+        }
+        true
+    }
+
+    /// Whether stores to an atom wait until they are needed.
+    fn waits(&self, atom: usize) -> bool {
+        self.sinks && self.accesses.atoms[atom].clean
+    }
+
+    /// The stores that an exit has to perform.
+    fn pending(&self, copy: &Copy, exit: &ExitData) -> Vec<DelayedStore> {
+        let mut stores = Vec::new();
+        for (at, atom) in self.accesses.atoms.iter().enumerate() {
+            if !atom.stored || !self.waits(at) || self.is_dead(atom.frame, atom.class, atom.offset, atom.ty, exit) {
+                continue;
+            }
+            let Some(value) = copy.cells[at].map(|value| self.scope.resolve(value)) else { continue };
+            // Memory still holds what H has left.
+            if self.ends[at].map(|end| self.scope.resolve(end)) == Some(value) && !self.carried_atoms[at] {
+                continue;
+            }
+            let (root, offset) = self.address_of(atom.class, atom.offset);
+            let narrow = self.scope.as_const(value).filter(|_| atom.ty.bits() <= 64);
+            let value = narrow.map_or(ExitValue::Value(value), ExitValue::Const);
+            stores.push(DelayedStore { ty: atom.ty, address: Address::new(root, offset as i32), value });
+        }
+        stores
+    }
+
+    fn address_of(&self, class: usize, offset: i64) -> (Value, i64) {
+        let (root, delta) = self.accesses.classes[class].members[0];
+        (root, offset - delta)
+    }
+
+    /// Whether nobody can read a cell of the trace's own frames behind an exit: it lies below the stack pointer there, and
+    /// below the red zone of a function that the trace is in the middle of.
+    fn is_dead(&self, frame: bool, class: usize, offset: i64, ty: Type, exit: &ExitData) -> bool {
+        let Some((stack, (stack_class, delta))) =
+            self.stack.and_then(|stack| Some((stack, self.accesses.of_root(stack)?)))
+        else {
+            return false;
+        };
+        if !frame || stack_class != class {
+            return false;
+        }
+        let height = match exit.get(Slot::RSP) {
+            None => Some(0),
+            Some(ExitValue::Value(value)) => self.above(value, stack),
+            Some(ExitValue::Const(_) | ExitValue::Recipe(_) | ExitValue::Undefined) => None,
+        };
+        const RED_ZONE: i64 = 128;
+        let limit = height.map(|height| if height >= 0 { 0 } else { height - RED_ZONE });
+        limit.is_some_and(|limit| offset - delta + i64::from(ty.bytes()) <= limit)
+    }
+
+    /// How far `value` is above `stack`, if it is a constant distance from it.
+    fn above(&self, mut value: Value, stack: Value) -> Option<i64> {
+        let mut distance = 0i64;
+        while value != stack {
+            let inst = self.scope.def_of(value, Opcode::Add)?;
+            distance = distance.checked_add(self.scope.as_const(inst.args[1])?)?;
+            value = inst.args[0];
+        }
+        Some(distance)
+    }
+
+    /// Compares what the copy has at its end with what it assumed at its start.
+    fn confirm(&mut self, copy: &mut Copy) -> Result<(), Setback> {
+        let mut changed = false;
+        for at in 0..self.body.params.len() {
+            let arg = self.body.args[at];
+            if !self.carried_params[at] && self.map(copy, arg) != self.scope.resolve(arg) {
+                self.carried_params[at] = true;
+                changed = true;
+            }
+        }
+        for at in 0..self.accesses.atoms.len() {
+            let atom = self.accesses.atoms[at];
+            if self.carried_atoms[at] || !atom.clean || !atom.stored {
+                continue;
+            }
+            let start = self.ends[at].map(|value| self.scope.resolve(value));
+            let end = copy.cells[at].map(|value| self.scope.resolve(value));
+            if start != end {
+                self.carried_atoms[at] = true;
+                changed = true;
+            }
+        }
+        for access in &self.varying {
+            let Some(extent) = access.extent else { continue };
+            for value in [extent.base, extent.bound] {
+                if self.map(copy, value) != self.scope.resolve(value) {
+                    return Err(Setback::Hopeless);
+                }
+            }
+        }
+        let carried = self.carried_atoms.iter().filter(|carried| **carried).count();
+        if carried > MAX_CARRIED && self.sinks {
+            self.sinks = false;
+            changed = true;
+        }
+        if changed { Err(Setback::Carried) } else { Ok(()) }
+    }
+
+    /// What is needed to build the nest, if that is worth it.
+    fn finish(mut self, copy: Copy) -> Option<Plan> {
+        let body = self.body;
+        if copy.insts.len() * 10 > body.insts.len() * 9 {
+            return None;
+        }
+        let mut params = Vec::new();
+        for (at, param) in copy.params.iter().enumerate() {
+            if let Some(param) = param {
+                params.push((*param, self.scope.resolve_outside(body.args[at]), self.map(&copy, body.args[at])));
+            }
+        }
+        let mut flush = Vec::new();
+        let here = ExitData::new(0, 0);
+        for (at, param) in copy.atoms.iter().enumerate() {
+            let atom = self.accesses.atoms[at];
+            let Some(end) = copy.cells[at].map(|value| self.scope.resolve(value)) else { continue };
+            if let (Some(param), Some(start)) = (param, self.ends[at]) {
+                params.push((*param, self.scope.resolve_outside(start), end));
+                if self.waits(at) && !self.is_dead(atom.frame, atom.class, atom.offset, atom.ty, &here) {
+                    let (root, offset) = self.address_of(atom.class, atom.offset);
+                    flush.push((atom.ty, Address::new(root, offset as i32), end, self.recorded[at]));
+                }
+            } else if param.is_some() {
+                return None;
+            }
+        }
+        let back = body.args.iter().map(|arg| self.map(&copy, *arg)).collect();
+        let extents = self.extents();
+        let mut constants = std::mem::take(&mut self.scope.pool);
+        constants.retain(|value| !self.constants_before.contains(value));
+        let mut preheader = std::mem::take(&mut self.made);
+        preheader.extend(&copy.preheader);
+        let strip = (STRIP / copy.insts.len().max(1) as i64).clamp(64, 60_000);
+        Some(Plan {
+            constants,
+            preheader,
+            params,
+            insts: copy.insts,
+            exits: copy.exits,
+            flush,
+            back,
+            accesses: self.accesses,
+            extents,
+            strip,
+        })
+    }
+
+    /// The varying accesses that matter, each once.
+    fn extents(&self) -> Vec<(Extent, bool)> {
+        let mut extents: Vec<(Extent, bool)> = Vec::new();
+        for access in &self.varying {
+            let Some(extent) = access.extent else { continue };
+            match extents.iter_mut().find(|known| known.0 == extent) {
+                Some(known) => known.1 |= access.store,
+                None => extents.push((extent, access.store)),
+            }
+        }
+        extents
+    }
+}
+
+/// Notes that a value changes from iteration to iteration.
+fn mark(changing: &mut Vec<bool>, value: Value) {
+    if changing.len() <= value.index() {
+        changing.resize(value.index() + 1, false);
+    }
+    changing[value.index()] = true;
+}
+
+/// The unsigned comparison `a < b` that holds if `inst` is `truth`.
+fn less(inst: &Inst, truth: bool) -> Option<(Value, Value)> {
+    let [a, b, _] = inst.args;
+    match (inst.op, truth) {
+        (Opcode::Ult, true) => Some((a, b)),
+        (Opcode::Ule, false) => Some((b, a)),
+        _ => None,
+    }
+}

@@ -1,0 +1,72 @@
+//! The pass `loops`: a second copy of a loop that keeps in registers what the first one has in memory.
+//!
+//! # Shape
+//! A loop of one segment H that calls nobody becomes a nest:
+//! ```text
+//! H (as before) ──► is all assumed memory disjoint? ──no──► H
+//!                       │ yes
+//!                       ▼
+//!                       P: what the second copy needs once
+//!                       ▼
+//!                  ┌──► H2: the second copy ──► again? ──no──► F: stores that H2 has put off ──► H
+//!                  └────────────────────────────── yes
+//! ```
+//! One iteration of H has just run when H2 begins: every load, check and pure computation that would give the same again
+//! is not repeated in H2. A cell of memory that changes from iteration to iteration is a parameter of H2, and its stores
+//! wait: exits of H2 perform them, and F does.
+//!
+//! # Invariants
+//! - H2 is entered only behind the check, at the end of H, that the memory which the loop accesses at different roots is
+//!   disjoint, or the same where it was recorded to be. The roots are values that do not change in H2.
+//! - H2 gives way to H after a bounded number of iterations ([`STRIP`]), so that what other threads and signal handlers
+//!   write is seen after a while, and what H2 has put off is written.
+//! - A store that waits was executed by H before, at the same address: delaying it adds no fault.
+//!
+//! # Worked example
+//! `H(v1: i64 = rax): v2 = load [v0 + 8]; v3 = add v2, v1; store [v0 + 16], v3; v4 = load [v0 + 16]; …; jump H(v4)`
+//! has in H2 only the addition: v2 is what H has loaded, and the cell at v0 + 16 is a parameter that starts with v3.
+
+mod accesses;
+mod bounds;
+mod commit;
+mod copy;
+
+use crate::Stats;
+use redmagic_ir::{Opcode, Segment, Terminator, Trace, Value};
+
+/// Operations of H2 between two looks at memory, roughly 20 µs.
+const STRIP: i64 = 60_000;
+/// Larger loops stay as they are.
+const MAX_BODY: usize = 1500;
+
+/// A loop of one segment.
+pub(crate) struct Body {
+    pub header: Segment,
+    pub params: Vec<Value>,
+    /// The arguments on the back edge.
+    pub args: Vec<Value>,
+    pub insts: Vec<Value>,
+}
+
+/// Runs the pass.
+pub(crate) fn run(trace: &mut Trace, stats: &mut Stats) {
+    let headers: Vec<Segment> = trace.segments.keys().filter(|segment| is_simple(trace, *segment)).collect();
+    for header in headers {
+        let data = &trace.segments[header];
+        let Terminator::Jump(target) = &data.terminator else { continue };
+        let body = Body { header, params: data.params.clone(), args: target.args.clone(), insts: data.insts.clone() };
+        if let Some(plan) = copy::plan(trace, stats, &body) {
+            commit::commit(trace, &body, plan);
+            stats.loops_copied += 1;
+        }
+    }
+}
+
+/// Whether the segment is a loop by itself that executes nothing verbatim.
+fn is_simple(trace: &Trace, segment: Segment) -> bool {
+    let data = &trace.segments[segment];
+    let jumps_back = matches!(&data.terminator, Terminator::Jump(target) if target.segment == segment);
+    jumps_back
+        && data.insts.len() <= MAX_BODY
+        && data.insts.iter().all(|value| !matches!(trace.insts[*value].op, Opcode::Native | Opcode::NativeOut))
+}

@@ -1,0 +1,284 @@
+//! Tries a compiled trace out before it is used: a forked child runs one iteration of the machine code while this process
+//! executes the same guest instructions one by one; then registers and written memory are compared.
+//!
+//! A replay (`check`) shows that the trace does what was *recorded*. A trial runs from the next state in which the trace
+//! would be entered, where counters have moved on: it also finds what the optimiser took for constant and is not, and what
+//! is wrong with the lowering.
+//!
+//! # How
+//! - A [`Trial`] is the optimised trace with its back edges turned into exits ([`single_iteration`]), lowered as any other.
+//! - The child runs it on its own copy of memory and stops at an exit, or in front of a residual call, which it must not
+//!   make. The exit says how many guest instructions that was.
+//! - This process records (and so executes) as many instructions from the same state, for real: the guest has made
+//!   progress, whatever the outcome. Both must be at the same place with the same state.
+//! - Words of memory that the child has changed are found by comparing pages; what it should have written is in the
+//!   recording.
+//!
+//! A trace that passes is installed, one that does not is refused, and the guest goes on where it is. What cannot be
+//! tried (several threads, shared memory) is used untried, which the statistics count.
+//!
+//! # What is not compared
+//! What an exit calls undefined; flags beyond those that the recipe of the exit defines; what lies behind the first
+//! residual call.
+//!
+//! # Worked example
+//! A loop of 51 instructions closes and is compiled. In the child its single iteration returns the exit record of the
+//! back edge: 51 instructions. The recorder executes 51 instructions and is back at the anchor. rbx is 0x48 in both, and
+//! the 16 bytes that the recorder has seen written are the 2 words that the child has changed: the trace is entered.
+
+mod child;
+mod pages;
+#[cfg(test)]
+mod tests;
+
+use crate::check::{Difference, is_defined};
+use crate::compile::{Lowered, call_states, complete_context};
+use crate::context::Context;
+use crate::dump::Report;
+use crate::exits::{EXIT_STRIDE, ExitRecord};
+use crate::memory::read_word;
+use crate::recorder::{GiveUp, Origin, PendingCall, Recorder, Stop, disassembly};
+use crate::runtime::Runtime;
+use crate::thread::Thread;
+use child::{Iteration, Trouble};
+use redmagic_backend::{ExitCode, FlagsRecipe};
+use redmagic_ir::{AF, CF, Entity, Exit, ExitValue, FLAGS_MASK, OF, Opcode, Slot, Trace};
+use std::collections::{BTreeSet, HashMap};
+
+#[cfg(doc)]
+use crate::check::single_iteration;
+
+/// The loop of a trial may have a copy of its body in front, whose exits count instructions from there.
+const MAX_ITERATIONS: usize = 2;
+
+/// One iteration of a trace, compiled.
+pub struct Trial {
+    trace: Trace,
+    /// The exits from here on are back edges.
+    own_exits: usize,
+    /// The instructions of one iteration.
+    length: usize,
+    function: u64,
+    code: Vec<u8>,
+    records: Box<[ExitRecord]>,
+    exits: Vec<ExitCode>,
+    /// The exits that are states of residual calls.
+    calls: BTreeSet<Exit>,
+}
+
+/// How a trial ended that has not failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// No difference.
+    Passed,
+    /// It cannot be made, for this reason.
+    Skipped(&'static str),
+}
+
+/// How a trial ended. The context is where the guest goes on.
+pub struct Conclusion {
+    /// What was found.
+    pub verdict: Result<Verdict, Difference>,
+    /// The residual call that the guest has to make first.
+    pub call: Option<PendingCall>,
+    /// What was executed natively.
+    pub recorder: Option<Recorder>,
+}
+
+/// The state that an exit of the trial stands for.
+struct Expected<'a> {
+    exit: &'a redmagic_ir::ExitData,
+    code: &'a ExitCode,
+    /// It is a back edge.
+    closes: bool,
+    /// It is the state of a residual call.
+    is_call: bool,
+    pc: u64,
+    step: usize,
+}
+
+impl Trial {
+    /// A trial of `trace`, whose exits from `own_exits` on are the back edges of a loop of `length` instructions.
+    pub fn new(trace: Trace, own_exits: usize, length: usize, lowered: Lowered) -> Trial {
+        let Lowered { function, code, records, exits, .. } = lowered;
+        let calls = call_states(&trace);
+        Trial { trace, own_exits, length, function, code, records, exits, calls }
+    }
+
+    /// Where it begins.
+    pub fn start(&self) -> u64 {
+        self.trace.start
+    }
+
+    /// Tries it out from the state in the thread's context, where the trace would be entered. Signals are blocked.
+    pub fn run(&self, thread: &mut Thread, origin: Origin, runtime: &'static Runtime) -> Conclusion {
+        let untouched = |verdict| Conclusion { verdict, call: None, recorder: None };
+        let mut iteration = match child::run(self.function, thread) {
+            Ok(iteration) => iteration,
+            Err(Trouble::Skipped(reason)) => return untouched(Ok(Verdict::Skipped(reason))),
+            Err(Trouble::Died(signal)) => return untouched(Err(Difference::Died { signal })),
+            Err(Trouble::Endless) => return untouched(Err(Difference::Endless)),
+        };
+        let Some(expected) = self.exit_at(iteration.exit) else {
+            return untouched(Err(Difference::NoExit { address: iteration.exit }));
+        };
+        complete_context(&mut iteration.context, expected.code);
+        let mut recorder = Recorder::new(&thread.context, origin, runtime, true);
+        let (verdict, call) = self.step(&expected, &iteration, &mut recorder, &mut thread.context, runtime);
+        Conclusion { verdict, call, recorder: Some(recorder) }
+    }
+
+    /// The exit whose record is at `address`.
+    fn exit_at(&self, address: u64) -> Option<Expected<'_>> {
+        let distance = address.checked_sub(self.records.as_ptr() as u64)?;
+        let index = (distance / EXIT_STRIDE) as usize;
+        if !distance.is_multiple_of(EXIT_STRIDE) {
+            return None;
+        }
+        let code = self.exits.get(index)?;
+        let exit = &self.trace.exits[Exit::from_index(index)];
+        let closes = index >= self.own_exits;
+        let (pc, step) = if closes { (self.trace.start, self.length) } else { (exit.pc, exit.step as usize) };
+        let is_call = self.calls.contains(&Exit::from_index(index));
+        Some(Expected { exit, code, closes, is_call, pc, step })
+    }
+
+    /// Executes natively what the child has executed compiled, and compares.
+    fn step(
+        &self,
+        expected: &Expected,
+        iteration: &Iteration,
+        recorder: &mut Recorder,
+        context: &mut Context,
+        runtime: &'static Runtime,
+    ) -> (Result<Verdict, Difference>, Option<PendingCall>) {
+        let mut first = None;
+        for before in 0..MAX_ITERATIONS {
+            let target = before * self.length + expected.step;
+            let (call, difference) = match step_to(target, expected.is_call, recorder, context, runtime) {
+                Ok(()) => match compare(expected, iteration, recorder, context) {
+                    Ok(()) => return (Ok(Verdict::Passed), expected.is_call.then_some(recorder.call)),
+                    Err(difference) => (expected.is_call.then_some(recorder.call), difference),
+                },
+                Err(Stop::Call) => (Some(recorder.call), Difference::Call { expected: recorder.call.target }),
+                Err(_) => (None, Difference::Left { pc: expected.pc, step: expected.step as u32 }),
+            };
+            let first = first.get_or_insert(difference);
+            let ended = call.is_some() || self.own_exits == self.records.len();
+            if ended || before + 1 == MAX_ITERATIONS {
+                return (Err(first.clone()), call);
+            }
+        }
+        (Ok(Verdict::Passed), None)
+    }
+
+    /// Adds what is known of a trial that has failed.
+    pub fn describe(&self, report: &mut Report, conclusion: &Conclusion) {
+        report
+            .section("difference", || conclusion.verdict.as_ref().err().map_or_else(String::new, ToString::to_string));
+        report.section("one iteration", || self.trace.to_string());
+        report.section("machine code", || disassembly::code(&self.code, self.function));
+        if let Some(recorder) = &conclusion.recorder {
+            report.section("executed", || disassembly::recording(&recorder.log));
+        }
+    }
+}
+
+/// Executes until the recording has `target` instructions, and the residual call behind them is due if there `is_call`.
+/// Stops early in front of what a trace cannot contain.
+fn step_to(
+    target: usize,
+    is_call: bool,
+    recorder: &mut Recorder,
+    context: &mut Context,
+    runtime: &'static Runtime,
+) -> Result<(), Stop> {
+    recorder.limit = (target + usize::from(is_call)).min(recorder.log.capacity());
+    while recorder.log.len() < recorder.limit {
+        match recorder.run(context, runtime) {
+            Stop::Call if is_call && recorder.log.len() == recorder.limit => return Ok(()),
+            // Anchors: nothing to stop for.
+            Stop::Close | Stop::Anchor(_) | Stop::GiveUp(GiveUp::InnerLoop) => {}
+            Stop::GiveUp(GiveUp::TooLong) => break,
+            stop => return Err(stop),
+        }
+    }
+    if is_call { Err(Stop::GiveUp(GiveUp::TooLong)) } else { Ok(()) }
+}
+
+/// Compares what the child has made of the state with what `recorder` has.
+fn compare(
+    expected: &Expected,
+    iteration: &Iteration,
+    recorder: &Recorder,
+    context: &Context,
+) -> Result<(), Difference> {
+    if expected.pc != context.rip {
+        return Err(Difference::Left { pc: expected.pc, step: expected.step as u32 });
+    }
+    if expected.is_call && iteration.call != recorder.call {
+        return Err(Difference::Call { expected: recorder.call.target });
+    }
+    for slot in Slot::all() {
+        let listed = expected.exit.get(slot);
+        // Where the loop closes, a slot that is not listed is one that the next iteration overwrites first, or one that
+        // nothing has changed.
+        if listed == Some(ExitValue::Undefined) || (expected.closes && listed.is_none()) || !is_defined(recorder, slot)
+        {
+            continue;
+        }
+        let mask = if slot == Slot::FLAGS { u64::from(defined_flags(expected.code.flags)) } else { u64::MAX };
+        let (native, compiled) = (context.slot(slot) & mask, iteration.context.slot(slot) & mask);
+        if native != compiled {
+            return Err(Difference::Register { slot, expected: native, found: compiled });
+        }
+    }
+    compare_memory(iteration, recorder)
+}
+
+/// The flags that the manual defines for an operation, and that do not depend on its operands.
+fn defined_flags(recipe: FlagsRecipe) -> u32 {
+    let FlagsRecipe::Recipe { op, .. } = recipe else { return 0 };
+    if matches!(op, Opcode::FlAdd | Opcode::FlSub | Opcode::FlAdc | Opcode::FlSbb | Opcode::FlF64) {
+        FLAGS_MASK
+    } else if op == Opcode::FlLogic {
+        FLAGS_MASK & !AF
+    } else if matches!(op, Opcode::FlInc | Opcode::FlDec) {
+        FLAGS_MASK & !CF
+    } else if op == Opcode::FlMul {
+        CF | OF
+    } else {
+        0
+    }
+}
+
+/// Compares bytes that either has written.
+fn compare_memory(iteration: &Iteration, recorder: &Recorder) -> Result<(), Difference> {
+    let changed: HashMap<u64, &pages::Change> =
+        iteration.changes.iter().map(|change| (change.address, change)).collect();
+    // All that the child has changed must be so in this process now.
+    for change in &iteration.changes {
+        let native = read_word(change.address).unwrap_or(change.before);
+        if native != change.after {
+            let at = u64::from((native ^ change.after).trailing_zeros() / 8);
+            let byte = |word: u64| Some((word >> (at * 8)) as u8);
+            let address = change.address + at;
+            return Err(Difference::Memory { address, expected: byte(native), found: byte(change.after) });
+        }
+    }
+    // All that was written here must be as before where the child has changed nothing.
+    let mut written: HashMap<u64, (u8, u8)> = HashMap::new();
+    for access in recorder.check.iter().flat_map(|check| &check.accesses).filter(|access| access.writes) {
+        for at in 0..access.size {
+            let (before, after) = ((access.before >> (at * 8)) as u8, (access.after >> (at * 8)) as u8);
+            written.entry(access.address.wrapping_add(u64::from(at))).or_insert((before, after)).1 = after;
+        }
+    }
+    let missing = |entry: &(&u64, &(u8, u8))| entry.1.0 != entry.1.1 && !changed.contains_key(&(*entry.0 & !7));
+    match written.iter().find(missing) {
+        Some((&address, &(before, after))) => {
+            Err(Difference::Memory { address, expected: Some(after), found: Some(before) })
+        }
+        None => Ok(()),
+    }
+}
