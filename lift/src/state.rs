@@ -230,14 +230,15 @@ impl Lifter<'_> {
                 }
                 Kind::Context if first_epoch || initial.is_none() => None,
                 _ if !dirty && initial.is_none() => None,
-                _ => Some(self.packed_flags()).filter(|&value| Some(value) != initial),
+                _ => Some(self.packed_flags()).filter(|&value| Some(value) != initial || dirty && !first_epoch),
             };
         }
         match held {
             Held::Undefined => None,
             Held::Context if first_epoch || initial.is_none() => None,
             Held::Context => Some(self.read_slot(slot)),
-            Held::Value(value) if Some(value) == initial => None,
+            // Back at its first value, which the context has unless a call has left something else there meanwhile.
+            Held::Value(value) if Some(value) == initial && (first_epoch || !dirty) => None,
             Held::Value(value) => (dirty || initial.is_some()).then_some(value),
         }
     }

@@ -224,6 +224,27 @@ fn an_internal_call_may_change_every_register() {
 }
 
 #[test]
+fn exits_list_a_register_whose_first_value_comes_back_after_a_call() {
+    let guest = Guest::new(|a| {
+        let mut top = a.create_label();
+        let mut out = a.create_label();
+        a.set_label(&mut top).unwrap();
+        a.test(rbx, rbx).unwrap();
+        a.je(out).unwrap();
+        a.mov(r14, rbp).unwrap();
+        a.xor(ebp, ebp).unwrap();
+        a.call(r12).unwrap();
+        a.mov(rbp, r14).unwrap();
+        a.jmp(top).unwrap();
+        a.set_label(&mut out).unwrap();
+        a.xor(ecx, ecx).unwrap();
+    });
+    let trace = guest.checked(with_call(&guest, &[false], 4, true), End::Loop);
+    // In the second iteration the context holds the 0 that the call has left there.
+    assert!(exit_to(&trace, guest.end() - 2).get(Slot::RBP).is_some());
+}
+
+#[test]
 fn a_tail_call_pops_its_return_address() {
     let guest = Guest::new(|a| {
         a.jmp(rax).unwrap();
