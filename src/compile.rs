@@ -28,6 +28,7 @@ use redmagic_lift::{Code, Recording, Refusal};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 /// Why a recording did not become a unit.
 #[derive(Debug)]
@@ -144,7 +145,9 @@ fn stages(
     vectors: VectorState,
     report: &mut Report,
 ) -> Result<Compiled, Failure> {
+    let begin = Instant::now();
     let lifted = redmagic_lift::lift(recording, &GuestCode(shared)).map_err(Failure::Refused)?;
+    let lifting = begin.elapsed();
     stats::add(&COUNTERS.native_operations, u64::from(lifted.natives));
     let mut trace = lifted.trace;
     report.section("lifted", || trace.to_string());
@@ -155,7 +158,9 @@ fn stages(
     if checking {
         replay(&trace, recorder, context, "lifting")?;
     }
+    let begin = Instant::now();
     let passes = redmagic_passes::optimise(&mut trace, &shared.options.passes);
+    let optimising = begin.elapsed();
     report.section("passes", || passes.to_string());
     report.section("optimised", || trace.to_string());
     // What runs is always verified: a bug up to here is refused instead of executed.
@@ -169,9 +174,12 @@ fn stages(
     stats::add(&COUNTERS.operations_before, u64::from(passes.ops_before));
     stats::add(&COUNTERS.operations_after, u64::from(passes.ops_after));
     let number = shared.units.len() as u32;
+    let begin = Instant::now();
     let lowered = lower(shared, &trace, number)?;
+    let lowering = begin.elapsed();
     let summary = format!(
-        "{}: {} instructions ({} native), {} operations, {} optimised, {} exits, {} bytes",
+        "{}: {} instructions ({} native), {} operations, {} optimised, {} exits, {} bytes; \
+         lifted in {} µs, optimised in {} µs, lowered in {} µs",
         recording.name,
         recorder.log.len(),
         lifted.natives,
@@ -179,6 +187,9 @@ fn stages(
         passes.ops_after,
         trace.exits.len(),
         lowered.code.len(),
+        lifting.as_micros(),
+        optimising.as_micros(),
+        lowering.as_micros(),
     );
     report.section("CLIF", || lowered.clif.clone().unwrap_or_default());
     report.section("machine code", || disassembly::code(&lowered.code, lowered.function));

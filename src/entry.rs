@@ -19,7 +19,6 @@ use crate::fork_check::{Trial, Verdict};
 use crate::functions::Treatment;
 use crate::loops::Loop;
 use crate::memory::{SignalsBlocked, read_word};
-use crate::options::Check;
 use crate::pieces::{self, Heat, VectorState};
 use crate::recorder::{EndReason, GiveUp, Origin, PendingCall, Recorder, Stop};
 use crate::records::{self, Record};
@@ -156,8 +155,9 @@ fn begin(runtime: &'static Runtime, thread: &mut Thread, origin: Origin) -> Next
     }
     let recorder = {
         let _blocked = SignalsBlocked::new();
-        let check = runtime.lock().options.check != Check::Off;
-        Box::new(Recorder::new(&thread.context, origin, runtime, check))
+        let limits = runtime.limits(thread.context.rip);
+        let places = std::mem::take(&mut thread.places);
+        Box::new(Recorder::new(&thread.context, origin, &limits, places))
     };
     stats::add(&COUNTERS.recordings, 1);
     thread.recorder = Some(recorder);
@@ -266,7 +266,7 @@ pub extern "C" fn recorder_returned(context: *mut Context, record: *mut Record) 
 /// Ends a recording that is of no use.
 fn give_up(runtime: &'static Runtime, thread: &mut Thread, reason: GiveUp) {
     let _blocked = SignalsBlocked::new();
-    let Some(recorder) = thread.recorder.take() else { return };
+    let Some(recorder) = thread.take_recorder() else { return };
     thread.suspended = ptr::null_mut();
     stats::add(&COUNTERS.recordings_failed, 1);
     let cause = reason.to_string();
@@ -340,7 +340,7 @@ fn cool_exit(shared: &mut Locked, unit: u32, exit: u32, times: u32) {
 /// Compiles a finished recording, installs the trace and goes on in it.
 fn finish(runtime: &'static Runtime, thread: &mut Thread, end: End, other: Option<&'static Loop>) -> Next {
     let _blocked = SignalsBlocked::new();
-    let Some(recorder) = thread.recorder.take() else { return leave_anywhere(runtime, &thread.context) };
+    let Some(recorder) = thread.take_recorder() else { return leave_anywhere(runtime, &thread.context) };
     let begin = Instant::now();
     let result = {
         // One lock from the unit's number, which is the next free one, until it is installed.

@@ -9,8 +9,13 @@
 #![expect(unsafe_code, reason = "the loader's list of modules is a C interface")]
 
 use crate::memory;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::CStr;
 use std::ops::Range;
+
+const PAGE: usize = 4096;
 
 /// One module.
 #[derive(Clone, Debug)]
@@ -36,6 +41,8 @@ pub struct Modules {
     modules: Vec<Module>,
     /// The loader's count of modules ever loaded, when the snapshot was taken.
     generation: u64,
+    /// Pages with code that was looked at: code of loaded modules does not change, and reading it safely is a system call.
+    pages: RefCell<HashMap<u64, Box<[u8; PAGE]>>>,
 }
 
 impl Modules {
@@ -56,6 +63,11 @@ impl Modules {
             *self = snapshot;
         }
         changed
+    }
+
+    /// Counts loaded and unloaded modules.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// The number of the module whose code contains `pc`.
@@ -87,7 +99,31 @@ impl Modules {
     pub fn code(&self, pc: u64) -> Option<[u8; 16]> {
         self.modules.iter().find(|module| module.has_code(pc))?;
         let mut bytes = [0; 16];
-        (memory::read_prefix(pc, &mut bytes) > 0).then_some(bytes)
+        let mut done = 0;
+        while done < bytes.len() {
+            let copied = self.copy(pc.wrapping_add(done as u64), &mut bytes[done..]);
+            if copied == 0 {
+                break;
+            }
+            done += copied;
+        }
+        (done > 0).then_some(bytes)
+    }
+
+    /// Copies bytes of the page that contains `address`. Returns how many, 0 if it cannot be read.
+    fn copy(&self, address: u64, bytes: &mut [u8]) -> usize {
+        let (page, offset) = (address & !(PAGE as u64 - 1), address as usize % PAGE);
+        let mut pages = self.pages.borrow_mut();
+        let content = match pages.entry(page) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(vacant) => match memory::read_bytes::<PAGE>(page) {
+                Some(content) => vacant.insert(Box::new(content)),
+                None => return 0,
+            },
+        };
+        let count = bytes.len().min(PAGE - offset);
+        bytes[..count].copy_from_slice(&content[offset..offset + count]);
+        count
     }
 
     /// Where a linkage stub at `pc` leads: `[endbr64;] [bnd] jmp [rip + disp32]`, through its slot. `None` if there is no

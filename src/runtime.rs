@@ -18,10 +18,11 @@ use crate::log;
 use crate::loops::{Loop, Loops};
 use crate::memory::{Arena, SignalsBlocked};
 use crate::modules::Modules;
-use crate::options::{OptionError, Options};
+use crate::options::{Check, OptionError, Options};
 use crate::pieces::{self, Heat, VectorState};
 use crate::recorder::Origin;
-use crate::recorder::slots::{self, SlotInfo};
+use crate::recorder::places::Terms;
+use crate::recorder::slots::{self, Kind, SlotInfo};
 use crate::records;
 use crate::stats::{self, COUNTERS};
 use crate::stubs;
@@ -32,6 +33,7 @@ use redmagic_ir::CallEffect;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::{Deref, DerefMut};
+use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -86,6 +88,10 @@ pub struct Limits {
     pub instructions: usize,
     /// Calls it may be deep in.
     pub depth: usize,
+    /// Whether what a check needs is logged.
+    pub check: bool,
+    /// What recordings know of places holds on these terms.
+    pub terms: Terms,
 }
 
 /// The state of the library.
@@ -108,6 +114,8 @@ pub struct Shared {
     pub modules: Modules,
     /// How functions are treated.
     pub functions: Functions,
+    /// Counts what was said about functions, and changes of options.
+    epoch: u64,
     /// Machine code.
     pub arena: Arena,
     /// All traces.
@@ -194,6 +202,7 @@ impl Runtime {
                 options,
                 modules: Modules::new(),
                 functions,
+                epoch: 0,
                 arena,
                 units: Vec::new(),
                 untried: Vec::new(),
@@ -228,6 +237,7 @@ impl Runtime {
     pub fn configure(&'static self, name: &str, value: &str) -> Result<(), OptionError> {
         let mut shared = self.lock();
         shared.options.set(name, value)?;
+        shared.epoch += 1;
         self.hot_loop.store(shared.options.hot_loop, Relaxed);
         self.hot_exit.store(shared.options.hot_exit, Relaxed);
         let enabled = shared.options.enabled;
@@ -310,26 +320,35 @@ impl Runtime {
         self.hot_exit.load(Relaxed)
     }
 
-    /// Limits of recordings.
-    pub fn limits(&self) -> Limits {
-        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        Limits { instructions: shared.options.max_recording as usize, depth: shared.options.max_depth as usize }
+    /// Limits of a recording that begins at `start`.
+    pub fn limits(&'static self, start: u64) -> Limits {
+        let shared = self.lock();
+        Limits {
+            instructions: shared.options.max_recording as usize,
+            depth: shared.options.max_depth as usize,
+            check: shared.options.check != Check::Off,
+            terms: Terms {
+                epoch: shared.epoch,
+                modules: shared.modules.generation(),
+                start: shared.modules.find(start),
+            },
+        }
     }
 
-    /// The slot of the instruction at `pc`, made if it is new; `None` if there is no code or no memory.
+    /// The slot of the instruction at `pc`, made if it is new; `None` if there is no code or no memory. What follows it up
+    /// to the next branch is made with it, because it will be asked for next.
     pub fn slot(&'static self, pc: u64) -> Option<&'static SlotInfo> {
         let mut shared = self.lock();
-        if let Some(slot) = shared.slots.get(&pc) {
-            return Some(slot);
+        let first = shared.slot(pc)?;
+        let mut last = first;
+        while let Kind::Plain(_) = last.kind
+            && last.successors[0].load(Relaxed).is_null()
+            && let Some(next) = shared.slot(last.next)
+        {
+            last.successors[0].store(ptr::from_ref(next).cast_mut(), Release);
+            last = next;
         }
-        let bytes = shared.modules.code(pc)?;
-        let arena = &mut shared.arena;
-        let prepared = slots::prepare(slots::decode(pc, &bytes), &bytes, |code, scratch, vectors| {
-            arena.add(&pieces::slot(code, scratch, vectors), 16)
-        })?;
-        let slot: &'static SlotInfo = Box::leak(Box::new(prepared));
-        shared.slots.insert(pc, slot);
-        Some(slot)
+        Some(first)
     }
 
     /// What a recording that began at `start` does at a call or jump to `target`.
@@ -355,6 +374,7 @@ impl Runtime {
         let mut shared = self.lock();
         let function = shared.modules.stub_target(function).unwrap_or(function);
         shared.functions.set(function, treatment);
+        shared.epoch += 1;
     }
 
     /// Declares a range immutable.
@@ -470,6 +490,21 @@ impl Runtime {
 }
 
 impl Shared {
+    /// The slot of the instruction at `pc`, made if it is new.
+    fn slot(&mut self, pc: u64) -> Option<&'static SlotInfo> {
+        if let Some(slot) = self.slots.get(&pc) {
+            return Some(slot);
+        }
+        let bytes = self.modules.code(pc)?;
+        let arena = &mut self.arena;
+        let prepared = slots::prepare(slots::decode(pc, &bytes), &bytes, |code, scratch, vectors| {
+            arena.add(&pieces::slot(code, scratch, vectors), 16)
+        })?;
+        let slot: &'static SlotInfo = Box::leak(Box::new(prepared));
+        self.slots.insert(pc, slot);
+        Some(slot)
+    }
+
     /// The modules that a recording which began at `start` follows calls into.
     pub fn traced_modules(&self, start: u64) -> Vec<usize> {
         let own = self.modules.find(start);

@@ -13,6 +13,7 @@ use crate::context::{Context, tls};
 use crate::exits::{ExitRecord, NO_UNIT};
 use crate::memory::{Mapping, SignalsBlocked};
 use crate::recorder::Recorder;
+use crate::recorder::places::Places;
 use crate::records;
 use crate::stubs;
 use std::cell::Cell;
@@ -28,6 +29,8 @@ pub struct Thread {
     pub context: Context,
     /// The recording under way.
     pub recorder: Option<Box<Recorder>>,
+    /// What recordings know of the guest's code, while none is under way.
+    pub places: Places,
     /// The activation record of the residual call that the recording waits for.
     pub suspended: *mut records::Record,
     /// Whether the recorder is running right now.
@@ -103,6 +106,7 @@ pub fn create() -> bool {
     let mut thread = Box::new(Thread {
         context: Context::new(),
         recorder: None,
+        places: Places::default(),
         suspended: ptr::null_mut(),
         recording: false,
         transfer: ExitRecord::new(NO_UNIT, 0, 0),
@@ -168,6 +172,13 @@ impl Thread {
     pub fn own_ranges(&self) -> [(u64, u64); 3] {
         let (this, block) = (std::ptr::from_ref(self) as u64, block() as u64);
         [(self.stack.start(), self.stack.end()), (this, this + size_of::<Thread>() as u64), (block, block + 64)]
+    }
+
+    /// Ends the recording under way.
+    pub fn take_recorder(&mut self) -> Option<Box<Recorder>> {
+        let mut recorder = self.recorder.take()?;
+        self.places = std::mem::take(&mut recorder.places);
+        Some(recorder)
     }
 
     /// Whether an address lies in the private stack.

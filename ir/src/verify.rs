@@ -66,12 +66,16 @@ struct Verifier<'a> {
 }
 
 impl<'a> Verifier<'a> {
-    fn error(&mut self, place: Place, problem: Problem) {
+    fn error(&mut self, mut place: Place, problem: Problem) {
+        // Only errors need the text: every trace that will run is verified.
+        if let Place::Inst { value, text } = &mut place {
+            *text = self.trace.display_inst(*value).to_string();
+        }
         self.errors.push(VerifyError { place, problem });
     }
 
     fn at(&self, value: Value) -> Place {
-        Place::Inst { text: self.trace.display_inst(value).to_string(), value }
+        Place::Inst { text: String::new(), value }
     }
 
     /// The first stage: every index leads somewhere, and every value is listed once.

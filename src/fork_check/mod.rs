@@ -37,8 +37,9 @@ use crate::context::Context;
 use crate::dump::Report;
 use crate::exits::{EXIT_STRIDE, ExitRecord};
 use crate::memory::read_word;
+use crate::recorder::places::Places;
 use crate::recorder::{GiveUp, Origin, PendingCall, Recorder, Stop, disassembly};
-use crate::runtime::Runtime;
+use crate::runtime::{Limits, Runtime};
 use crate::thread::Thread;
 use child::{Iteration, Trouble};
 use redmagic_backend::{ExitCode, FlagsRecipe};
@@ -123,7 +124,10 @@ impl Trial {
             return untouched(Err(Difference::NoExit { address: iteration.exit }));
         };
         complete_context(&mut iteration.context, expected.code);
-        let mut recorder = Recorder::new(&thread.context, origin, runtime, true);
+        let mut recorder = {
+            let limits = Limits { check: true, ..runtime.limits(thread.context.rip) };
+            Recorder::new(&thread.context, origin, &limits, Places::default())
+        };
         let (verdict, call) = self.step(&expected, &iteration, &mut recorder, &mut thread.context, runtime);
         Conclusion { verdict, call, recorder: Some(recorder) }
     }

@@ -18,15 +18,17 @@
 
 pub mod disassembly;
 pub mod log;
+pub mod places;
 pub mod slots;
 
 use crate::context::Context;
 use crate::functions::Api;
 use crate::loops::Loop;
 use crate::memory::{guest_load, guest_store};
-use crate::runtime::{Decision, Runtime};
+use crate::runtime::{Decision, Limits, Runtime};
 use crate::stubs;
 use log::{CheckLog, Entry, EntryKind};
+use places::Places;
 use redmagic_ir::{CallEffect, Slot};
 use redmagic_lift::{Convention, Refusal};
 use slots::{Condition, Kind, SlotInfo};
@@ -173,17 +175,18 @@ pub struct Recorder {
     longest: Option<(u64, usize)>,
     /// Anchors of other loops that were passed.
     passes: u32,
-    decisions: [(u64, Decision); DECISIONS],
+    /// What this thread's recordings know; taken from the thread and given back to it.
+    pub places: Places,
 }
 
-const DECISIONS: usize = 64;
 /// Foreign anchors that a recording may pass before the loops behind them are recorded first.
 const MAX_PASSES: u32 = 2;
 
 impl Recorder {
     /// Begins a recording at the context's rip. Allocates; signals must be blocked.
-    pub fn new(context: &Context, origin: Origin, runtime: &Runtime, check: bool) -> Recorder {
-        let limits = runtime.limits();
+    pub fn new(context: &Context, origin: Origin, limits: &Limits, mut places: Places) -> Recorder {
+        places.begin(limits.terms);
+        let check = limits.check;
         Recorder {
             origin,
             start: context.rip,
@@ -196,7 +199,7 @@ impl Recorder {
             depth: 0,
             longest: None,
             passes: 0,
-            decisions: [(0, Decision::Never); DECISIONS],
+            places,
         }
     }
 
@@ -263,11 +266,16 @@ impl Recorder {
 
     /// The slot at `pc`, which lies in a traced module.
     fn find(&mut self, pc: u64, runtime: &'static Runtime) -> Result<&'static SlotInfo, Stop> {
+        if let Some(slot) = self.places.slot(pc) {
+            return Ok(slot);
+        }
         match self.decide(pc, runtime) {
             Decision::Outside | Decision::Residual { external: true, .. } => return Err(Stop::End(EndReason::Outside)),
             _ => {}
         }
-        runtime.slot(pc).ok_or(Stop::GiveUp(GiveUp::NoMemory))
+        let slot = runtime.slot(pc).ok_or(Stop::GiveUp(GiveUp::NoMemory))?;
+        self.places.learn_slot(pc, slot);
+        Ok(slot)
     }
 
     /// The successor of a slot at `pc`; remembered in it, for slots live as long as the process.
@@ -290,11 +298,12 @@ impl Recorder {
 
     /// What to do at a call or jump to `target`.
     fn decide(&mut self, target: u64, runtime: &'static Runtime) -> Decision {
-        let entry = &mut self.decisions[(target ^ target >> 6) as usize % DECISIONS];
-        if entry.0 != target {
-            *entry = (target, runtime.decide(target, self.start));
+        if let Some(decision) = self.places.decision(target) {
+            return decision;
         }
-        entry.1
+        let decision = runtime.decide(target, self.start);
+        self.places.learn(target, decision);
+        decision
     }
 
     fn push(&mut self, slot: &'static SlotInfo, next: u64, access: (u64, u64), kind: EntryKind) {

@@ -236,14 +236,40 @@ pub fn verbatim(instruction: &Instruction, bytes: &[u8]) -> Option<(Vec<u8>, Opt
     let register = [Register::RBX, Register::RSI, Register::RDI, Register::RDX, Register::RCX, Register::RAX]
         .into_iter()
         .find(|register| !uses(*register))?;
+    let scratch = Scratch { register: register.number() as u8, value: instruction.ip_rel_memory_address() };
+    if let Some(code) = based_on(register, instruction, bytes) {
+        return Some((code, Some(scratch)));
+    }
     let mut moved = *instruction;
     moved.set_memory_base(register);
     moved.set_memory_displacement64(0);
     moved.set_memory_displ_size(0);
     let mut encoder = Encoder::new(64);
     encoder.encode(&moved, instruction.ip()).ok()?;
-    let value = instruction.ip_rel_memory_address();
-    Some((encoder.take_buffer(), Some(Scratch { register: register.number() as u8, value })))
+    Some((encoder.take_buffer(), Some(scratch)))
+}
+
+/// The bytes of an instruction with `register` as the whole address of its operand relative to rip; `None` if that takes
+/// more than other bits in the same fields. (An encoder can do it too, but making one takes as long as a short recording.)
+fn based_on(register: Register, instruction: &Instruction, bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut decoder = Decoder::with_ip(64, bytes, instruction.ip(), DecoderOptions::NONE);
+    let again = decoder.decode();
+    let displacement = decoder.get_constant_offsets(&again).displacement_offset();
+    let fields = bytes.get(displacement.checked_sub(1)?).filter(|fields| **fields & 0xc7 == 0x05)?;
+    let mut code = bytes[..displacement - 1].to_vec();
+    code.push(fields & 0x38 | register.number() as u8);
+    code.extend_from_slice(bytes.get(displacement + 4..)?);
+    // Whether it is that instruction now is the decoder's to say: prefixes may extend the field.
+    let moved = Decoder::with_ip(64, &code, instruction.ip(), DecoderOptions::NONE).decode();
+    let registers = |inst: &Instruction| [0, 1, 2, 3, 4].map(|at| (at < inst.op_count()).then(|| inst.op_register(at)));
+    let same = moved.code() == instruction.code()
+        && moved.len() == code.len()
+        && registers(&moved) == registers(instruction)
+        && moved.memory_base() == register
+        && moved.memory_index() == Register::None
+        && moved.memory_displacement64() == 0
+        && moved.memory_segment() == instruction.memory_segment();
+    same.then_some(code)
 }
 
 /// Which vector state an instruction needs and changes. Encodings other than the legacy one clear or use what lies above
@@ -279,6 +305,26 @@ mod tests {
         let (code, scratch) = verbatim(&inst, &bytes[..inst.len()]).expect("encodable");
         assert_eq!(scratch, Some(Scratch { register: 6, value: 0x40_1017 }));
         assert_eq!(code, [0x48, 0x8b, 0x1e]); // mov rbx, [rsi]
+    }
+
+    #[test]
+    fn the_address_of_an_operand_changes_in_place() {
+        let cases: [(&[u8], &[u8]); 6] = [
+            (&[0x81, 0x3d, 1, 2, 3, 4, 5, 6, 7, 8], &[0x81, 0x3b, 5, 6, 7, 8]), // cmp dword [rip + …], 0x8070605
+            (&[0x66, 0x0f, 0x28, 0x05, 1, 2, 3, 4], &[0x66, 0x0f, 0x28, 0x03]), // movapd xmm0, [rip + …]
+            (&[0xf2, 0x44, 0x0f, 0x10, 0x0d, 1, 2, 3, 4], &[0xf2, 0x44, 0x0f, 0x10, 0x0b]), // movsd xmm9, [rip + …]
+            (&[0xc5, 0xf4, 0x58, 0x05, 1, 2, 3, 4], &[0xc5, 0xf4, 0x58, 0x03]), // vaddps ymm0, ymm1, [rip + …]
+            (&[0x62, 0xf1, 0x74, 0x48, 0x58, 0x05, 1, 2, 3, 4], &[0x62, 0xf1, 0x74, 0x48, 0x58, 0x03]), // … zmm
+            (&[0x3a, 0x05, 1, 2, 3, 4], &[0x3a, 0x03]),                         // cmp al, [rip + …]
+        ];
+        for (before, after) in cases {
+            let (inst, bytes) = instruction(before);
+            assert_eq!(based_on(Register::RBX, &inst, &bytes[..inst.len()]).as_deref(), Some(after), "{before:x?}");
+        }
+        // mov rax, [rip + …] with a prefix that makes r11 of rbx: left to the encoder.
+        let (inst, bytes) = instruction(&[0x49, 0x8b, 0x05, 1, 2, 3, 4]);
+        assert_eq!(based_on(Register::RBX, &inst, &bytes[..inst.len()]), None);
+        assert_eq!(verbatim(&inst, &bytes[..inst.len()]).map(|(code, _)| code), Some(vec![0x48, 0x8b, 0x03]));
     }
 
     #[test]
