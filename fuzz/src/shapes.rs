@@ -1,6 +1,6 @@
 //! Instructions of every operand shape.
 //!
-//! The set of encodings is computed: every legacy encoding of the listed mnemonics whose operands this module can build.
+//! The set of encodings is computed: every encoding of the listed mnemonics whose operands this module can build.
 //! [`Shapes::instruction`] then fills the operands of one encoding, at random but with the shapes where lifters err
 //! made frequent: operands that alias, high bytes, every addressing form, immediates of both signs, counts of 0, 1 and
 //! more than the width.
@@ -12,7 +12,9 @@
 use crate::native::PADS;
 use crate::rng::Rng;
 use crate::values;
-use iced_x86::{Code, EncodingKind, Instruction, Mnemonic, OpCodeInfo, OpCodeOperandKind, OpKind, Register};
+use iced_x86::{
+    Code, CpuidFeature, EncodingKind, Instruction, Mnemonic, OpCodeInfo, OpCodeOperandKind, OpKind, Register,
+};
 
 /// Addresses that instructions refer to.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +46,17 @@ const MNEMONICS: &[Mnemonic] = {
         Cvtss2sd, Addsd, Subsd, Mulsd, Divsd, Minsd, Maxsd, Sqrtsd, Ucomisd, Comisd, Addss, Subss, Mulss, Divss,
         Ucomiss, Comiss, Addpd, Mulpd, Paddb, Paddw, Paddd, Paddq, Psubb, Psubw, Psubd, Psubq, Pcmpeqb, Pcmpeqw,
         Pcmpeqd, Pcmpgtb, Pcmpgtd, Pminub, Pmaxub, Pmovmskb, Movmskpd, Movmskps, Pslld, Psllq, Psllw, Psrld, Psrlq,
-        Psrlw, Psrldq, Pslldq, Psrad, Pmuludq, Packuswb, Pextrw, Pinsrw,
+        Psrlw, Psrldq, Pslldq, Psrad, Pmuludq, Packuswb, Pextrw, Pinsrw, Movbe, Andn, Blsi, Blsr, Blsmsk, Bzhi, Bextr,
+        Mulx, Rorx, Sarx, Shlx, Shrx, Pdep, Pext, Adcx, Adox, Crc32, Lddqu, Movntdq, Movntps, Movntpd, Movntdqa,
+        Movnti, Movddup, Movsldup, Movshdup, Haddpd, Hsubpd, Haddps, Addsubpd, Addsubps, Pinsrb, Pinsrd, Pinsrq,
+        Pextrb, Pextrd, Pextrq, Extractps, Insertps, Packsswb, Packssdw, Packusdw, Pmovzxbw, Pmovzxbd, Pmovzxbq,
+        Pmovzxwd, Pmovzxwq, Pmovzxdq, Pmovsxbw, Pmovsxbd, Pmovsxbq, Pmovsxwd, Pmovsxwq, Pmovsxdq, Pshufb, Palignr,
+        Pblendw, Blendps, Blendpd, Pblendvb, Blendvps, Blendvpd, Psraw, Pabsb, Pabsw, Pabsd, Ptest, Pcmpeqq, Pcmpgtw,
+        Pcmpgtq, Paddusb, Paddusw, Psubusb, Psubusw, Paddsb, Paddsw, Psubsb, Psubsw, Pavgb, Pavgw, Pmullw, Pmulld,
+        Pmulhw, Pmulhuw, Pmuldq, Pmaddwd, Psadbw, Pminuw, Pminud, Pmaxuw, Pmaxud, Pminsb, Pminsw, Pminsd, Pmaxsb,
+        Pmaxsw, Pmaxsd, Subpd, Divpd, Minpd, Maxpd, Sqrtpd, Cmppd, Cvtdq2pd, Cvttpd2dq, Cvtpd2dq, Cvtpd2ps, Roundsd,
+        Roundpd, Minss, Maxss, Addps, Subps, Mulps, Divps, Minps, Maxps, Sqrtss, Sqrtps, Cmpss, Cmpps, Cvtss2si,
+        Cvtps2pd, Cvtdq2ps, Cvttps2dq, Cvtps2dq, Roundss, Roundps,
     ]
 };
 
@@ -113,6 +125,8 @@ fn is_buildable(info: &OpCodeInfo) -> bool {
         info.code(),
         Code::Jmp_rm16 | Code::Call_rm16 | Code::Retnw | Code::Retnw_imm16 | Code::Jmp_rm32 | Code::Call_rm32
     ) || info.code() == Code::Leavew;
+    // Variants of a coprocessor that has long been gone.
+    let knights_corner = info.code().cpuid_features().contains(&CpuidFeature::KNC);
     let kinds = info.op_kinds().iter().all(|kind| {
         matches!(
             kind,
@@ -123,6 +137,8 @@ fn is_buildable(info: &OpCodeInfo) -> bool {
                 | K::r32_or_mem
                 | K::r64_or_mem
                 | K::xmm_or_mem
+                | K::r32_vvvv
+                | K::r64_vvvv
                 | K::r8_reg
                 | K::r8_opcode
                 | K::r16_reg
@@ -157,7 +173,13 @@ fn is_buildable(info: &OpCodeInfo) -> bool {
                 | K::br64_4
         )
     });
-    info.mode64() && info.is_instruction() && info.encoding() == EncodingKind::Legacy && kinds && !far && !narrow_branch
+    info.mode64()
+        && info.is_instruction()
+        && matches!(info.encoding(), EncodingKind::Legacy | EncodingKind::VEX)
+        && kinds
+        && !far
+        && !narrow_branch
+        && !knights_corner
 }
 
 /// Fills the operands of one instruction.
@@ -189,11 +211,11 @@ impl Operands<'_> {
                 let number = self.number();
                 self.register(index, Register::AX + number);
             }
-            K::r32_or_mem | K::r32_reg | K::r32_rm | K::r32_opcode => {
+            K::r32_or_mem | K::r32_reg | K::r32_rm | K::r32_opcode | K::r32_vvvv => {
                 let number = self.number();
                 self.register(index, Register::EAX + number);
             }
-            K::r64_or_mem | K::r64_reg | K::r64_rm | K::r64_opcode => {
+            K::r64_or_mem | K::r64_reg | K::r64_rm | K::r64_opcode | K::r64_vvvv => {
                 let number = self.number();
                 self.register(index, Register::RAX + number);
             }

@@ -16,6 +16,8 @@ pub fn undefined_flags(inst: &Instruction, before: &State) -> u32 {
         Mnemonic::Div | Mnemonic::Idiv => FLAGS_MASK,
         Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc => OF | SF | AF | PF,
         Mnemonic::Bsf | Mnemonic::Bsr => OF | SF | AF | PF | CF,
+        Mnemonic::Andn | Mnemonic::Blsi | Mnemonic::Blsr | Mnemonic::Blsmsk | Mnemonic::Bzhi => AF | PF,
+        Mnemonic::Bextr => SF | AF | PF,
         Mnemonic::Tzcnt | Mnemonic::Lzcnt => OF | SF | AF | PF,
         Mnemonic::Shl | Mnemonic::Sal | Mnemonic::Shr | Mnemonic::Sar | Mnemonic::Shld | Mnemonic::Shrd => {
             let (count, width) = shift(inst, before);

@@ -6,6 +6,8 @@
 //! Worked example: `movsd` names a string instruction and a vector move; the table tells them apart by their code, and
 //! sends `rep movsd` and `movsd xmm1, [rax]` to a native operation and to [`Handler::Scalar64`] respectively.
 
+mod vector;
+
 use crate::refuse::{self, Refusal};
 use iced_x86::{Code, Instruction, Mnemonic as M, OpKind, Register};
 use redmagic_ir::{Cond, Opcode};
@@ -75,6 +77,55 @@ pub(crate) enum Count {
     NotEqual,
 }
 
+/// What becomes of the lowest set bit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LowestBit {
+    /// `blsi`.
+    Isolate,
+    /// `blsr`.
+    Reset,
+    /// `blsmsk`: all bits up to it.
+    Mask,
+}
+
+/// Packed integer arithmetic with two sources; numbers are widths of lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lanes {
+    Add(u32),
+    Sub(u32),
+    Equal(u32),
+    Greater(u32),
+    /// Minima and maxima.
+    Extreme {
+        bits: u32,
+        signed: bool,
+        max: bool,
+    },
+    /// `paddusb` and its like.
+    UnsignedSum(u32),
+    /// `psubusb` and its like.
+    UnsignedDifference(u32),
+    /// `paddsb` and its like.
+    Saturating {
+        bits: u32,
+        op: Opcode,
+    },
+    Average(u32),
+    MulLow(u32),
+    /// `pmulhw`, `pmulhuw`.
+    MulHigh {
+        signed: bool,
+    },
+    /// `pmuldq`, `pmuludq`.
+    MulEven {
+        signed: bool,
+    },
+    /// `pmaddwd`.
+    MulAdd,
+    /// `psadbw`.
+    Distance,
+}
+
 /// Bitwise vector logic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Logic {
@@ -103,13 +154,38 @@ pub(crate) enum Handler {
     Set(Cond),
     Cmov(Cond),
     Xchg,
+    /// `xadd`.
+    ExchangeAdd,
+    /// `cmpxchg`.
+    CompareExchange,
     Bswap,
+    /// `movbe`.
+    SwappedMove,
     BitTest(BitChange),
     BitCount(BitCount),
     Flags(FlagMove),
     /// Left, logical right, arithmetic right.
     Shift(Opcode),
     Rotate(Opcode),
+    /// `shld`, `shrd`.
+    DoubleShift {
+        left: bool,
+    },
+    /// `rcl`, `rcr`.
+    RotateThroughCarry {
+        left: bool,
+    },
+    /// `shlx`, `shrx`, `sarx`, `rorx`.
+    PlainShift(Opcode),
+    /// `andn`.
+    AndNot,
+    LowestBit(LowestBit),
+    /// `bzhi`.
+    ClearHigh,
+    /// `bextr`.
+    ExtractBits,
+    /// `mulx`.
+    ProductHalves,
     /// `imul` with two or three operands.
     Product,
     /// One-operand multiplication.
@@ -130,6 +206,12 @@ pub(crate) enum Handler {
     Movs,
     Stos,
     Lods,
+    Cmps,
+    Scas,
+    /// `rep movs` and `rep stos`, executed verbatim unless the count is a small constant.
+    Repeated {
+        stores: bool,
+    },
     /// All 128 bits.
     Full,
     /// `movsd` between vector registers and memory.
@@ -148,9 +230,34 @@ pub(crate) enum Handler {
     Duplicate,
     /// `movmskpd`.
     SignMask,
+    /// `movmskps`.
+    PartSignMask,
+    /// `pmovmskb`.
+    ByteMask,
     VectorLogic(Logic),
-    /// Lane-wise integer arithmetic on 64-bit lanes.
-    LaneInt(Opcode),
+    Lanes(Lanes),
+    /// `psllw` and its like.
+    LaneShift {
+        op: Opcode,
+        bits: u32,
+    },
+    /// `pabsb` and its like.
+    Absolute(u32),
+    /// `packsswb`, `packuswb`, `packssdw`.
+    Pack(Opcode),
+    /// `packusdw`.
+    PackDoublewords,
+    /// `punpcklbw` and its like.
+    Unpack {
+        bits: u32,
+        high: bool,
+    },
+    /// `pmovzxbw` and its like.
+    WidenLanes {
+        from: u32,
+        to: u32,
+        signed: bool,
+    },
     /// `unpcklpd`, `unpckhpd` and their integer twins.
     Unpack64 {
         high: bool,
@@ -159,19 +266,45 @@ pub(crate) enum Handler {
     Unpack32 {
         high: bool,
     },
+    /// `movsldup`, `movshdup`.
+    DuplicateParts {
+        odd: bool,
+    },
     Shufpd,
     Shufps,
     Pshufd,
+    /// `pshufb`.
+    ShuffleBytes,
+    /// `pshuflw`, `pshufhw`.
+    ShuffleWords {
+        high: bool,
+    },
+    /// `palignr`.
+    AlignBytes,
     /// `pslldq`, `psrldq`.
     ByteShift {
         left: bool,
     },
-    /// `psllq`, `psrlq` by an immediate.
-    LaneShift(Opcode),
+    /// `pblendw`, `blendps`, `blendpd`.
+    Blend(u32),
+    /// `pblendvb`, `blendvps`, `blendvpd`.
+    BlendBy(u32),
+    /// `pinsrb` and its like.
+    InsertLane(u32),
+    /// `pextrb` and its like.
+    ExtractLane(u32),
+    /// `insertps`.
+    InsertPart,
+    /// `ptest`.
+    TestBits,
     /// `addsd` and its like.
     Float(Opcode),
     /// `addpd` and its like.
     PackedFloat(Opcode),
+    /// `haddpd`, `hsubpd`.
+    Horizontal(Opcode),
+    /// `addsubpd`.
+    DifferenceAndSum,
     Sqrt,
     PackedSqrt,
     /// `ucomisd`, `comisd`.
@@ -180,8 +313,52 @@ pub(crate) enum Handler {
     FloatMask,
     /// `cmppd`.
     PackedFloatMask,
-    FromInt,
-    ToInt,
+    /// `addss` and its like.
+    Single(Opcode),
+    /// `addps` and its like.
+    PackedSingle(Opcode),
+    SingleSqrt,
+    PackedSingleSqrt,
+    /// `ucomiss`, `comiss`.
+    SingleFlags,
+    /// `cmpss`.
+    SingleMask,
+    /// `cmpps`.
+    PackedSingleMask,
+    /// `cvtsi2sd`, `cvtsi2ss`.
+    FromInt {
+        single: bool,
+    },
+    /// `cvttsd2si`, `cvtsd2si` (rounded) and those from single precision.
+    ToInt {
+        single: bool,
+        rounded: bool,
+    },
+    /// `cvtss2sd`.
+    SingleToDouble,
+    /// `cvtsd2ss`.
+    DoubleToSingle,
+    /// `cvtdq2pd`, `cvtps2pd`.
+    WidenLow(Opcode),
+    /// `cvttpd2dq`, `cvtpd2dq` (rounded), `cvtpd2ps`.
+    NarrowBoth {
+        op: Opcode,
+        rounded: bool,
+    },
+    /// `cvtdq2ps`.
+    PackedIntToSingle,
+    /// `cvttps2dq`, `cvtps2dq` (rounded).
+    PackedSingleToInt {
+        rounded: bool,
+    },
+    /// `roundsd`.
+    RoundDouble,
+    /// `roundss`.
+    RoundSingle,
+    /// `roundpd`.
+    RoundDoubles,
+    /// `roundps`.
+    RoundSingles,
     /// Executed verbatim.
     Native,
     /// Not possible in a trace.
@@ -196,11 +373,7 @@ pub(crate) fn handler(inst: &Instruction) -> Handler {
     if inst.has_lock_prefix() || has_foreign_operand(inst) {
         return Handler::Native;
     }
-    integer(inst)
-        .or_else(|| string(inst))
-        .or_else(|| vector_move(inst))
-        .or_else(|| vector_arithmetic(inst))
-        .unwrap_or(Handler::Native)
+    integer(inst).or_else(|| string(inst)).or_else(|| vector::handler(inst)).unwrap_or(Handler::Native)
 }
 
 /// Whether an operand is a register that is not a slot.
@@ -241,7 +414,11 @@ fn integer(inst: &Instruction) -> Option<Handler> {
         // An exchange with memory is locked.
         M::Xchg if !is_memory(inst, 0) && !is_memory(inst, 1) => Handler::Xchg,
         M::Bswap if inst.op0_register().size() >= 4 => Handler::Bswap,
-        M::Bt | M::Bts | M::Btr | M::Btc if !bit_string(inst) => Handler::BitTest(match inst.mnemonic() {
+        M::Xadd => Handler::ExchangeAdd,
+        // Processors differ in what they clear of a 32-bit register that is not changed.
+        M::Cmpxchg if inst.op0_register().size() != 4 => Handler::CompareExchange,
+        M::Movbe => Handler::SwappedMove,
+        M::Bt | M::Bts | M::Btr | M::Btc => Handler::BitTest(match inst.mnemonic() {
             M::Bts => BitChange::Set,
             M::Btr => BitChange::Reset,
             M::Btc => BitChange::Complement,
@@ -262,6 +439,21 @@ fn integer(inst: &Instruction) -> Option<Handler> {
         M::Sar => Handler::Shift(Opcode::Ashr),
         M::Rol => Handler::Rotate(Opcode::Rotl),
         M::Ror => Handler::Rotate(Opcode::Rotr),
+        M::Shld => Handler::DoubleShift { left: true },
+        M::Shrd => Handler::DoubleShift { left: false },
+        M::Rcl => Handler::RotateThroughCarry { left: true },
+        M::Rcr => Handler::RotateThroughCarry { left: false },
+        M::Shlx => Handler::PlainShift(Opcode::Shl),
+        M::Shrx => Handler::PlainShift(Opcode::Lshr),
+        M::Sarx => Handler::PlainShift(Opcode::Ashr),
+        M::Rorx => Handler::PlainShift(Opcode::Rotr),
+        M::Andn => Handler::AndNot,
+        M::Blsi => Handler::LowestBit(LowestBit::Isolate),
+        M::Blsr => Handler::LowestBit(LowestBit::Reset),
+        M::Blsmsk => Handler::LowestBit(LowestBit::Mask),
+        M::Bzhi => Handler::ClearHigh,
+        M::Bextr => Handler::ExtractBits,
+        M::Mulx => Handler::ProductHalves,
         M::Imul if inst.op_count() > 1 => Handler::Product,
         M::Imul => Handler::WideProduct { signed: true },
         M::Mul => Handler::WideProduct { signed: false },
@@ -279,11 +471,6 @@ fn integer(inst: &Instruction) -> Option<Handler> {
         M::Loopne => Handler::Counted(Count::NotEqual),
         _ => return conditional(inst),
     })
-}
-
-/// `bt [mem], reg` and its like: the bit number reaches beyond the operand.
-fn bit_string(inst: &Instruction) -> bool {
-    is_memory(inst, 0) && inst.op1_kind() == OpKind::Register
 }
 
 /// The families with sixteen members.
@@ -305,76 +492,32 @@ fn conditional(inst: &Instruction) -> Option<Handler> {
     }
 }
 
-/// String instructions that run once, on the flat 64-bit address space.
+/// String instructions on the flat 64-bit address space.
 fn string(inst: &Instruction) -> Option<Handler> {
-    let rule = match inst.code() {
-        Code::Movsb_m8_m8 | Code::Movsw_m16_m16 | Code::Movsd_m32_m32 | Code::Movsq_m64_m64 => Handler::Movs,
-        Code::Stosb_m8_AL | Code::Stosw_m16_AX | Code::Stosd_m32_EAX | Code::Stosq_m64_RAX => Handler::Stos,
-        Code::Lodsb_AL_m8 | Code::Lodsw_AX_m16 | Code::Lodsd_EAX_m32 | Code::Lodsq_RAX_m64 => Handler::Lods,
+    let (once, repeated) = match inst.code() {
+        Code::Movsb_m8_m8 | Code::Movsw_m16_m16 | Code::Movsd_m32_m32 | Code::Movsq_m64_m64 => {
+            (Handler::Movs, Handler::Repeated { stores: false })
+        }
+        Code::Stosb_m8_AL | Code::Stosw_m16_AX | Code::Stosd_m32_EAX | Code::Stosq_m64_RAX => {
+            (Handler::Stos, Handler::Repeated { stores: true })
+        }
+        Code::Lodsb_AL_m8 | Code::Lodsw_AX_m16 | Code::Lodsd_EAX_m32 | Code::Lodsq_RAX_m64 => {
+            (Handler::Lods, Handler::Native)
+        }
+        Code::Cmpsb_m8_m8 | Code::Cmpsw_m16_m16 | Code::Cmpsd_m32_m32 | Code::Cmpsq_m64_m64 => {
+            (Handler::Cmps, Handler::Native)
+        }
+        Code::Scasb_AL_m8 | Code::Scasw_AX_m16 | Code::Scasd_EAX_m32 | Code::Scasq_RAX_m64 => {
+            (Handler::Scas, Handler::Native)
+        }
         _ => return None,
     };
     let plain = (0..inst.op_count())
         .all(|operand| matches!(inst.op_kind(operand), OpKind::MemoryESRDI | OpKind::MemorySegRSI | OpKind::Register));
     let segment = matches!(inst.segment_prefix(), Register::FS | Register::GS);
-    let once = !inst.has_rep_prefix() && !inst.has_repne_prefix();
-    Some(if plain && once && !segment { rule } else { Handler::Native })
-}
-
-fn vector_move(inst: &Instruction) -> Option<Handler> {
-    Some(match inst.mnemonic() {
-        M::Movaps | M::Movapd | M::Movups | M::Movupd | M::Movdqa | M::Movdqu | M::Lddqu => Handler::Full,
-        M::Movntdq | M::Movntps | M::Movntpd | M::Movntdqa => Handler::Full,
-        M::Movsd => Handler::Scalar64,
-        M::Movss => Handler::Scalar32,
-        M::Movq | M::Movd => Handler::Clearing,
-        M::Movlps | M::Movlpd => Handler::Lane(0),
-        M::Movhps | M::Movhpd => Handler::Lane(1),
-        M::Movhlps => Handler::HighToLow,
-        M::Movlhps => Handler::LowToHigh,
-        M::Movddup => Handler::Duplicate,
-        M::Movmskpd => Handler::SignMask,
-        M::Unpcklpd | M::Punpcklqdq => Handler::Unpack64 { high: false },
-        M::Unpckhpd | M::Punpckhqdq => Handler::Unpack64 { high: true },
-        M::Unpcklps | M::Punpckldq => Handler::Unpack32 { high: false },
-        M::Unpckhps | M::Punpckhdq => Handler::Unpack32 { high: true },
-        M::Shufpd => Handler::Shufpd,
-        M::Shufps => Handler::Shufps,
-        M::Pshufd => Handler::Pshufd,
-        M::Pslldq => Handler::ByteShift { left: true },
-        M::Psrldq => Handler::ByteShift { left: false },
-        M::Psllq if inst.op1_kind() == OpKind::Immediate8 => Handler::LaneShift(Opcode::Shl),
-        M::Psrlq if inst.op1_kind() == OpKind::Immediate8 => Handler::LaneShift(Opcode::Lshr),
-        _ => return None,
-    })
-}
-
-fn vector_arithmetic(inst: &Instruction) -> Option<Handler> {
-    Some(match inst.mnemonic() {
-        M::Pxor | M::Xorps | M::Xorpd => Handler::VectorLogic(Logic::Xor),
-        M::Por | M::Orps | M::Orpd => Handler::VectorLogic(Logic::Or),
-        M::Pand | M::Andps | M::Andpd => Handler::VectorLogic(Logic::And),
-        M::Pandn | M::Andnps | M::Andnpd => Handler::VectorLogic(Logic::AndNot),
-        M::Paddq => Handler::LaneInt(Opcode::Add),
-        M::Psubq => Handler::LaneInt(Opcode::Sub),
-        M::Addsd => Handler::Float(Opcode::Fadd64),
-        M::Subsd => Handler::Float(Opcode::Fsub64),
-        M::Mulsd => Handler::Float(Opcode::Fmul64),
-        M::Divsd => Handler::Float(Opcode::Fdiv64),
-        M::Minsd => Handler::Float(Opcode::Fmin64),
-        M::Maxsd => Handler::Float(Opcode::Fmax64),
-        M::Addpd => Handler::PackedFloat(Opcode::Fadd64),
-        M::Subpd => Handler::PackedFloat(Opcode::Fsub64),
-        M::Mulpd => Handler::PackedFloat(Opcode::Fmul64),
-        M::Divpd => Handler::PackedFloat(Opcode::Fdiv64),
-        M::Minpd => Handler::PackedFloat(Opcode::Fmin64),
-        M::Maxpd => Handler::PackedFloat(Opcode::Fmax64),
-        M::Sqrtsd => Handler::Sqrt,
-        M::Sqrtpd => Handler::PackedSqrt,
-        M::Ucomisd | M::Comisd => Handler::FloatFlags,
-        M::Cmpsd if inst.code() == Code::Cmpsd_xmm_xmmm64_imm8 => Handler::FloatMask,
-        M::Cmppd => Handler::PackedFloatMask,
-        M::Cvtsi2sd => Handler::FromInt,
-        M::Cvttsd2si => Handler::ToInt,
-        _ => return None,
+    Some(match (plain && !segment, inst.has_rep_prefix() || inst.has_repne_prefix()) {
+        (false, _) => Handler::Native,
+        (true, true) => repeated,
+        (true, false) => once,
     })
 }

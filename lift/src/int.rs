@@ -198,11 +198,67 @@ impl Lifter<'_> {
         self.write_register(register, swapped);
     }
 
+    /// `movbe`.
+    pub(crate) fn swapped_move(&mut self, inst: &Instruction) {
+        let ty = operand_type(inst);
+        let value = self.read_operand(inst, 1, ty);
+        let swapped = self.unary(Opcode::Bswap, value);
+        self.write_operand(inst, 0, swapped);
+    }
+
+    /// `xadd`: the operands are exchanged, then added.
+    pub(crate) fn exchange_add(&mut self, inst: &Instruction) {
+        let ty = operand_type(inst);
+        let place = self.place(inst, 0);
+        let a = self.read_place(place);
+        let b = self.read_operand(inst, 1, ty);
+        let r = self.add(a, b);
+        // With one register for both, the sum stays. A store that faults must leave the register alone.
+        if let Place::Memory(..) = place {
+            self.write_place(place, r);
+            self.write_register(inst.op1_register(), a);
+        } else {
+            self.write_register(inst.op1_register(), a);
+            self.write_place(place, r);
+        }
+        self.set_flags(Kind::Add { a, b, r });
+    }
+
+    /// `cmpxchg`: the destination becomes the source if it equals the accumulator, else the accumulator it.
+    pub(crate) fn compare_exchange(&mut self, inst: &Instruction) {
+        let ty = operand_type(inst);
+        let place = self.place(inst, 0);
+        let old = self.read_place(place);
+        let new = self.read_operand(inst, 1, ty);
+        let accumulator = accumulator(ty);
+        let expected = self.read_register(accumulator);
+        let equal = self.compare(Opcode::Eq, expected, old);
+        let kept = self.read_slot(Slot::RAX);
+        let stored = self.select(equal, new, old);
+        self.write_register(accumulator, old);
+        let loaded = self.read_slot(Slot::RAX);
+        let rax = self.select(equal, kept, loaded);
+        self.write_slot(Slot::RAX, rax);
+        // It is written in any case; a register that is the accumulator itself, with what was read.
+        self.write_place(place, stored);
+        self.set_flags(Kind::Sub { a: expected, b: old, r: None });
+    }
+
     /// Adds to a 64-bit register.
     pub(crate) fn adjust(&mut self, slot: Slot, delta: i64) {
         let value = self.read_slot(slot);
         let sum = self.offset(value, delta);
         self.write_slot(slot, sum);
+    }
+}
+
+/// The part of rax that has a type.
+pub(crate) fn accumulator(ty: Type) -> Register {
+    match ty.bits() {
+        8 => Register::AL,
+        16 => Register::AX,
+        32 => Register::EAX,
+        _ => Register::RAX,
     }
 }
 

@@ -40,12 +40,14 @@
 
 mod bits;
 mod branch;
+mod convert;
 mod cover;
 pub mod coverage;
 mod emit;
 mod flags;
 mod float;
 mod int;
+mod lanes;
 mod lifter;
 mod liveness;
 mod muldiv;
@@ -55,6 +57,7 @@ mod recording;
 mod refuse;
 mod resume;
 mod shift;
+mod single;
 mod sse;
 mod stack;
 mod state;
@@ -74,7 +77,8 @@ pub fn refusal(inst: &Instruction) -> Option<Refusal> {
     }
 }
 
-/// Whether the instruction becomes a native operation, executed verbatim.
+/// Whether the instruction becomes a native operation, executed verbatim (a repeated string instruction unless its count
+/// turns out to be a small constant).
 pub fn is_native(inst: &Instruction) -> bool {
-    cover::handler(inst) == cover::Handler::Native
+    matches!(cover::handler(inst), cover::Handler::Native | cover::Handler::Repeated { .. })
 }

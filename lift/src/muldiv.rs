@@ -57,7 +57,7 @@ impl Lifter<'_> {
         self.binary(Opcode::Mul, a, b)
     }
 
-    fn extended(&mut self, ty: Type, value: Value, signed: bool) -> Value {
+    pub(crate) fn extended(&mut self, ty: Type, value: Value, signed: bool) -> Value {
         if signed { self.sext(ty, value) } else { self.zext(ty, value) }
     }
 

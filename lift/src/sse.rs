@@ -4,13 +4,70 @@
 //! `unpcklpd xmm0, xmm1` is `xmm0.hi = xmm1.lo`; `pxor xmm0, xmm0` sets both lanes to 0 without reading them.
 
 use crate::cover::Logic;
-use crate::int::same_registers;
 use crate::lifter::Lifter;
 use crate::operand::lane_slot;
-use iced_x86::{Instruction, OpKind, Register};
-use redmagic_ir::{Opcode, Recorded, Slot, Type, Value};
+use iced_x86::{EncodingKind, Instruction, OpKind, Register};
+use redmagic_ir::{Opcode, Recorded, Type, Value};
+
+/// The operands of an instruction with two vector sources, before it changes anything.
+pub(crate) struct Sources {
+    /// The destination.
+    pub register: Register,
+    /// The halves of the first source: the destination itself, unless the encoding names three registers.
+    pub a: [Value; 2],
+    /// The halves of the second source, in a register or in memory.
+    pub b: [Value; 2],
+}
+
+/// Whether the first source is an operand of its own.
+fn has_own_source(inst: &Instruction) -> bool {
+    let third = || matches!(inst.op2_kind(), OpKind::Register | OpKind::Memory);
+    inst.encoding() == EncodingKind::VEX && inst.op_count() >= 3 && third()
+}
+
+/// The immediate, which is the last operand.
+fn control(inst: &Instruction) -> u64 {
+    inst.immediate(inst.op_count() - 1)
+}
 
 impl Lifter<'_> {
+    pub(crate) fn sources(&mut self, inst: &Instruction) -> Sources {
+        let b = self.read_full(inst, self.last_source(inst));
+        let first = self.first_source(inst);
+        Sources { register: inst.op0_register(), a: [self.read_lane(first, 0), self.read_lane(first, 1)], b }
+    }
+
+    /// The register of the first source.
+    pub(crate) fn first_source(&self, inst: &Instruction) -> Register {
+        if has_own_source(inst) { inst.op1_register() } else { inst.op0_register() }
+    }
+
+    /// The operand that is the second source, or the only one.
+    pub(crate) fn last_source(&self, inst: &Instruction) -> u32 {
+        if has_own_source(inst) { 2 } else { 1 }
+    }
+
+    /// Whether both sources are the same register.
+    fn has_same_sources(&self, inst: &Instruction) -> bool {
+        let last = self.last_source(inst);
+        inst.op_kind(last) == OpKind::Register && inst.op_register(last) == self.first_source(inst)
+    }
+
+    /// Writes one lane; the other one is that of the first source.
+    pub(crate) fn replace_lane(&mut self, inst: &Instruction, lane: u8, value: Value) {
+        let (first, register) = (self.first_source(inst), inst.op0_register());
+        if first != register {
+            let other = self.read_lane(first, 1 - lane);
+            self.write_lane(register, 1 - lane, other);
+        }
+        self.write_lane(register, lane, value);
+    }
+
+    /// Writes the low lane; the upper one is that of the first source.
+    pub(crate) fn write_double(&mut self, inst: &Instruction, low: Value) {
+        self.replace_lane(inst, 0, low);
+    }
+
     pub(crate) fn read_lane(&mut self, register: Register, lane: u8) -> Value {
         self.read_slot(lane_slot(register, lane))
     }
@@ -19,7 +76,7 @@ impl Lifter<'_> {
         self.write_slot(lane_slot(register, lane), value);
     }
 
-    fn write_lanes(&mut self, register: Register, [low, high]: [Value; 2]) {
+    pub(crate) fn write_lanes(&mut self, register: Register, [low, high]: [Value; 2]) {
         self.write_lane(register, 0, low);
         self.write_lane(register, 1, high);
     }
@@ -74,15 +131,12 @@ impl Lifter<'_> {
             let zero = self.constant(Type::I64, 0);
             return self.write_lanes(register, [low, zero]);
         }
-        let mut low = self.read_lane(inst.op1_register(), 0);
+        let low = self.read_lane(inst.op_register(self.last_source(inst)), 0);
         if ty == Type::I32 {
-            let old = self.read_lane(register, 0);
-            let kept = self.binary_const(Opcode::And, old, !0xffff_ffff);
             let narrow = self.trunc(Type::I32, low);
-            let new = self.zext(Type::I64, narrow);
-            low = self.binary(Opcode::Or, kept, new);
+            return self.write_single(inst, narrow);
         }
-        self.write_lane(register, 0, low);
+        self.write_double(inst, low);
     }
 
     /// `movq` and `movd` in all directions.
@@ -108,12 +162,12 @@ impl Lifter<'_> {
             return self.store_operand(address, value);
         }
         let value = self.load_operand(Type::I64, address);
-        self.write_lane(inst.op0_register(), lane, value);
+        self.replace_lane(inst, lane, value);
     }
 
     pub(crate) fn copy_lane(&mut self, inst: &Instruction, from: u8, to: u8) {
-        let value = self.read_lane(inst.op1_register(), from);
-        self.write_lane(inst.op0_register(), to, value);
+        let value = self.read_lane(inst.op_register(self.last_source(inst)), from);
+        self.replace_lane(inst, to, value);
     }
 
     pub(crate) fn duplicate(&mut self, inst: &Instruction) {
@@ -133,16 +187,14 @@ impl Lifter<'_> {
     }
 
     pub(crate) fn vector_logic(&mut self, inst: &Instruction, op: Logic) {
-        let register = inst.op0_register();
-        if op == Logic::Xor && same_registers(inst) {
+        if op == Logic::Xor && self.has_same_sources(inst) {
             let zero = self.constant(Type::I64, 0);
-            return self.write_lanes(register, [zero, zero]);
+            return self.write_lanes(inst.op0_register(), [zero, zero]);
         }
-        let source = self.read_full(inst, 1);
-        for lane in [0, 1] {
-            let a = self.read_lane(register, lane);
-            let b = source[usize::from(lane)];
-            let value = match op {
+        let Sources { register, a, b } = self.sources(inst);
+        let result = [0, 1].map(|half| {
+            let (a, b) = (a[half], b[half]);
+            match op {
                 Logic::And => self.binary(Opcode::And, a, b),
                 Logic::Or => self.binary(Opcode::Or, a, b),
                 Logic::Xor => self.binary(Opcode::Xor, a, b),
@@ -150,39 +202,88 @@ impl Lifter<'_> {
                     let not = self.unary(Opcode::Not, a);
                     self.binary(Opcode::And, not, b)
                 }
-            };
-            self.write_lane(register, lane, value);
-        }
+            }
+        });
+        self.write_lanes(register, result);
     }
 
     /// The same operation on both lanes.
     pub(crate) fn each_lane(&mut self, inst: &Instruction, op: Opcode) {
-        let register = inst.op0_register();
-        let source = self.read_full(inst, 1);
-        for lane in [0, 1] {
-            let a = self.read_lane(register, lane);
-            let value = self.binary(op, a, source[usize::from(lane)]);
-            self.write_lane(register, lane, value);
-        }
+        let Sources { register, a, b } = self.sources(inst);
+        let result = [0, 1].map(|half| self.binary(op, a[half], b[half]));
+        self.write_lanes(register, result);
+    }
+
+    /// `haddpd`, `hsubpd`: the lanes of each source with each other.
+    pub(crate) fn horizontal(&mut self, inst: &Instruction, op: Opcode) {
+        let Sources { register, a, b } = self.sources(inst);
+        let result = [a, b].map(|[low, high]| self.binary(op, low, high));
+        self.write_lanes(register, result);
+    }
+
+    /// `addsubpd`.
+    pub(crate) fn difference_and_sum(&mut self, inst: &Instruction) {
+        let Sources { register, a, b } = self.sources(inst);
+        let result = [self.binary(Opcode::Fsub64, a[0], b[0]), self.binary(Opcode::Fadd64, a[1], b[1])];
+        self.write_lanes(register, result);
     }
 
     pub(crate) fn unpack64(&mut self, inst: &Instruction, high: bool) {
-        let register = inst.op0_register();
-        let source = self.read_full(inst, 1);
-        let lane = u8::from(high);
-        let low = self.read_lane(register, lane);
-        self.write_lanes(register, [low, source[usize::from(lane)]]);
+        let Sources { register, a, b } = self.sources(inst);
+        let half = usize::from(high);
+        self.write_lanes(register, [a[half], b[half]]);
     }
 
     pub(crate) fn unpack32(&mut self, inst: &Instruction, high: bool) {
-        let register = inst.op0_register();
+        let Sources { register, a, b } = self.sources(inst);
+        let half = usize::from(high);
+        let (a, b) = (a[half], b[half]);
+        let result = [self.doublewords(a, 0, b, 0), self.doublewords(a, 1, b, 1)];
+        self.write_lanes(register, result);
+    }
+
+    /// `movsldup`, `movshdup`: the even or the odd 32-bit parts twice.
+    pub(crate) fn duplicate_parts(&mut self, inst: &Instruction, odd: bool) {
         let source = self.read_full(inst, 1);
-        let lane = u8::from(high);
-        let a = self.read_lane(register, lane);
-        let b = source[usize::from(lane)];
-        let low = self.doublewords(a, 0, b, 0);
-        let high = self.doublewords(a, 1, b, 1);
-        self.write_lanes(register, [low, high]);
+        let half = u64::from(odd);
+        let result = source.map(|value| self.doublewords(value, half, value, half));
+        self.write_lanes(inst.op0_register(), result);
+    }
+
+    /// `insertps`: bits 6 and 7 of the immediate choose the part of the source register, 4 and 5 its new place, 0 to 3
+    /// the parts to clear.
+    pub(crate) fn insert_part(&mut self, inst: &Instruction) {
+        let operand = self.last_source(inst);
+        let control = control(inst) as u32;
+        let value = if inst.op_kind(operand) == OpKind::Memory {
+            self.read_single(inst, operand)
+        } else {
+            let half = self.read_lane(inst.op_register(operand), (control >> 7 & 1) as u8);
+            self.lane_of_half(32, half, control >> 6 & 1)
+        };
+        let first = self.first_source(inst);
+        let mut result = [self.read_lane(first, 0), self.read_lane(first, 1)];
+        let to = (control >> 4 & 3) as usize;
+        result[to / 2] = self.with_lane(32, result[to / 2], to as u32 % 2 * 32, value);
+        for part in (0..4).filter(|part| control >> part & 1 == 1) {
+            let kept = if part % 2 == 0 { !0xffff_ffff } else { 0xffff_ffff };
+            result[part / 2] = self.binary_const(Opcode::And, result[part / 2], kept);
+        }
+        self.write_lanes(inst.op0_register(), result);
+    }
+
+    /// `movmskps`.
+    pub(crate) fn sign_mask_of_parts(&mut self, inst: &Instruction) {
+        let source = inst.op1_register();
+        let mut mask = self.constant(Type::I64, 0);
+        for part in 0..4u8 {
+            let half = self.read_lane(source, part / 2);
+            let sign = self.bit(half, u32::from(part % 2) * 32 + 31);
+            let sign = self.zext(Type::I64, sign);
+            let placed = self.binary_const(Opcode::Shl, sign, i64::from(part));
+            mask = self.binary(Opcode::Or, mask, placed);
+        }
+        self.write_slot(crate::operand::gpr_slot(inst.op0_register()), mask);
     }
 
     /// A lane of two 32-bit halves: half `i` of `a` below half `j` of `b`.
@@ -204,26 +305,22 @@ impl Lifter<'_> {
     }
 
     pub(crate) fn shuffle64(&mut self, inst: &Instruction) {
-        let register = inst.op0_register();
-        let source = self.read_full(inst, 1);
-        let control = inst.immediate(2);
-        let low = self.read_lane(register, (control & 1) as u8);
-        self.write_lanes(register, [low, source[(control >> 1 & 1) as usize]]);
+        let Sources { register, a, b } = self.sources(inst);
+        let control = control(inst) as usize;
+        self.write_lanes(register, [a[control & 1], b[control >> 1 & 1]]);
     }
 
     /// `pshufd`: all four parts from the source.
     pub(crate) fn shuffle_one(&mut self, inst: &Instruction) {
         let source = self.read_full(inst, 1);
-        let lanes = self.shuffled(source, source, inst.immediate(2));
+        let lanes = self.shuffled(source, source, control(inst));
         self.write_lanes(inst.op0_register(), lanes);
     }
 
-    /// `shufps`: two parts from the destination, two from the source.
+    /// `shufps`: two parts from the first source, two from the second.
     pub(crate) fn shuffle_two(&mut self, inst: &Instruction) {
-        let register = inst.op0_register();
-        let source = self.read_full(inst, 1);
-        let old = [self.read_lane(register, 0), self.read_lane(register, 1)];
-        let lanes = self.shuffled(old, source, inst.immediate(2));
+        let Sources { register, a, b } = self.sources(inst);
+        let lanes = self.shuffled(a, b, control(inst));
         self.write_lanes(register, lanes);
     }
 
@@ -244,13 +341,15 @@ impl Lifter<'_> {
     /// `pslldq`, `psrldq`.
     pub(crate) fn byte_shift(&mut self, inst: &Instruction, left: bool) {
         let register = inst.op0_register();
-        let bits = inst.immediate(1).min(16) as i64 * 8;
+        let source = if inst.op_count() == 3 { inst.op1_register() } else { register };
+        let bits = control(inst).min(16) as i64 * 8;
         let zero = self.constant(Type::I64, 0);
         if bits == 0 {
-            return;
+            let value = [self.read_lane(source, 0), self.read_lane(source, 1)];
+            return self.write_lanes(register, value);
         }
         let (near, far) = if left { (0, 1) } else { (1, 0) };
-        let outer = self.read_lane(register, near);
+        let outer = self.read_lane(source, near);
         let (inward, outward) = if left { (Opcode::Lshr, Opcode::Shl) } else { (Opcode::Shl, Opcode::Lshr) };
         let (new_near, new_far) = if bits == 128 {
             (zero, zero)
@@ -259,27 +358,12 @@ impl Lifter<'_> {
         } else if bits > 64 {
             (zero, self.binary_const(outward, outer, bits - 64))
         } else {
-            let inner = self.read_lane(register, far);
+            let inner = self.read_lane(source, far);
             let moved = self.binary_const(outward, inner, bits);
             let carried = self.binary_const(inward, outer, 64 - bits);
             (self.binary_const(outward, outer, bits), self.binary(Opcode::Or, moved, carried))
         };
         self.write_lane(register, near, new_near);
         self.write_lane(register, far, new_far);
-    }
-
-    /// `psllq`, `psrlq` by an immediate; counts from 64 on give 0.
-    pub(crate) fn lane_shift(&mut self, inst: &Instruction, op: Opcode) {
-        let register = inst.op0_register();
-        let count = inst.immediate(1) as i64;
-        for lane in [0, 1] {
-            let value = if (0..64).contains(&count) {
-                let old = self.read_lane(register, lane);
-                self.binary_const(op, old, count)
-            } else {
-                self.constant(Slot::RAX.ty(), 0)
-            };
-            self.write_lane(register, lane, value);
-        }
     }
 }

@@ -1,21 +1,19 @@
-//! String instructions without a repeat prefix.
+//! String instructions. Repeated ones are executed verbatim unless their count is a small constant, as where a compiler
+//! clears a structure.
 //!
 //! The direction flag is clear: the ABI requires it, and instructions that could set it are refused. Worked example:
 //! `movsq` becomes `load [rsi]`, `store [rdi]`, and 8 added to both.
 
-use crate::lifter::Lifter;
+use crate::flags::Kind;
+use crate::int::accumulator;
+use crate::lifter::{Lifter, Seen};
 use crate::operand::word;
-use iced_x86::{Instruction, Register};
-use redmagic_ir::{Address, Slot, Type};
+use crate::refuse::Refusal;
+use iced_x86::Instruction;
+use redmagic_ir::{Address, Slot};
 
-fn accumulator(ty: Type) -> Register {
-    match ty.bits() {
-        8 => Register::AL,
-        16 => Register::AX,
-        32 => Register::EAX,
-        _ => Register::RAX,
-    }
-}
+/// Repeated instructions with a constant count up to this one are lifted round by round.
+const ROUNDS: i64 = 16;
 
 impl Lifter<'_> {
     pub(crate) fn move_string(&mut self, inst: &Instruction) {
@@ -42,5 +40,46 @@ impl Lifter<'_> {
         let value = self.load_operand(ty, Address::new(source, 0));
         self.write_register(accumulator(ty), value);
         self.adjust(Slot::RSI, i64::from(ty.bytes()));
+    }
+
+    /// `cmps`: compares what rsi and rdi point to.
+    pub(crate) fn compare_strings(&mut self, inst: &Instruction) {
+        let ty = word(inst.memory_size().size());
+        let source = self.read_slot(Slot::RSI);
+        let other = self.read_slot(Slot::RDI);
+        let a = self.load_operand(ty, Address::new(source, 0));
+        let b = self.load(ty, Address::new(other, 0), None);
+        self.adjust(Slot::RSI, i64::from(ty.bytes()));
+        self.adjust(Slot::RDI, i64::from(ty.bytes()));
+        self.set_flags(Kind::Sub { a, b, r: None });
+    }
+
+    /// `scas`: compares the accumulator with what rdi points to.
+    pub(crate) fn scan_string(&mut self, inst: &Instruction) {
+        let ty = word(inst.memory_size().size());
+        let other = self.read_slot(Slot::RDI);
+        let b = self.load_operand(ty, Address::new(other, 0));
+        let a = self.read_register(accumulator(ty));
+        self.adjust(Slot::RDI, i64::from(ty.bytes()));
+        self.set_flags(Kind::Sub { a, b, r: None });
+    }
+
+    /// `rep movs` and `rep stos`.
+    pub(crate) fn repeated(&mut self, inst: &Instruction, stores: bool) -> Result<(), Refusal> {
+        let count = self.read_slot(Slot::RCX);
+        let Some(rounds) = self.as_const(count).filter(|rounds| (0..=ROUNDS).contains(rounds)) else {
+            return self.native(inst);
+        };
+        // What the recorder saw belongs to the whole.
+        self.seen = Seen::default();
+        for _ in 0..rounds {
+            if stores {
+                self.store_string(inst);
+            } else {
+                self.move_string(inst);
+            }
+            self.adjust(Slot::RCX, -1);
+        }
+        Ok(())
     }
 }
