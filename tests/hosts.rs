@@ -4,11 +4,13 @@
 //! several thresholds, every compiled trace being checked against its recording (`REDMAGIC_CHECK=1`). The output must be
 //! the same. `REDMAGIC_TEST_SEED=n` repeats a run that printed `seed n`.
 
+#[path = "hosts/examples.rs"]
+mod examples;
 #[path = "hosts/support.rs"]
 mod support;
 
 use support::Link::{Shared, Static};
-use support::{Build, Link, compare, thresholds};
+use support::{Build, Link, compare, difference, run_with, seed, thresholds};
 
 /// Builds and compares a host of `tests/hosts`, which must be traced.
 fn check(sources: &[&str], flags: &str, link: Link) {
@@ -92,4 +94,33 @@ fn more_activations_than_records() {
 fn recursion() {
     check(&["recursion.c"], "-O2", Static);
     check(&["recursion.c"], "-O0 -DTRACED", Shared);
+}
+
+#[test]
+fn instructions_and_machine_state() {
+    // The compiler must not keep anything in a red zone that the assembly's pushes overwrite.
+    check(&["machine.c"], "-O2 -mno-red-zone", Static);
+    check(&["machine.c"], "-O0 -mno-red-zone", Shared);
+    check(&["machine.c"], "-O2 -mno-red-zone -DRESIDUAL -fcf-protection=full -fno-plt", Shared);
+}
+
+#[test]
+fn threads_begin_with_any_function() {
+    check(&["first.c"], "-O2", Static);
+    check(&["first.c"], "-O0", Shared);
+}
+
+#[test]
+fn any_function_at_any_time() {
+    check(&["misuse.c"], "-O2", Shared);
+    let build = Build::new("tests/hosts", &["misuse.c"], "-O1", Shared);
+    let program = build.build();
+    let seed = seed();
+    for (at, threshold) in [2, 7, 50].into_iter().enumerate() {
+        let arguments = [(seed + at as u64).to_string()];
+        let reference = run_with(&program, &[("REDMAGIC", "off".to_owned())], &arguments);
+        let settings = [("REDMAGIC_HOT_LOOP", threshold.to_string()), ("REDMAGIC_CHECK", "1".to_owned())];
+        let found = difference(&reference, &run_with(&program, &settings, &arguments));
+        assert!(found.is_none(), "{program:?} {arguments:?} with threshold {threshold}: {}", found.unwrap_or_default());
+    }
 }

@@ -19,6 +19,8 @@ pub enum Link {
     Static,
     /// With `libredmagic.so`.
     Shared,
+    /// With functions that do nothing.
+    Noop,
 }
 
 /// A host to build.
@@ -82,14 +84,27 @@ impl Build {
             Link::Shared => {
                 command.arg(artifacts.join("libredmagic.so")).arg(format!("-Wl,-rpath,{}", artifacts.display()))
             }
+            Link::Noop => command.arg(self.noop()),
         };
         command.args(["-lpthread", "-ldl", "-lm"]);
         succeed(&mut command);
         program
     }
 
+    /// The C API without a library behind it, compiled.
+    fn noop(&self) -> PathBuf {
+        let object = scratch(&format!("{}.o", self.name));
+        let mut command = self.compiler_for(Path::new("noop.c"));
+        succeed(command.arg("-c").arg(package().join("hosts/lua/csrc/noop.c")).arg("-o").arg(&object));
+        object
+    }
+
     fn compiler(&self) -> Command {
-        let plus = self.sources[0].extension().is_some_and(|extension| extension == "cc");
+        self.compiler_for(&self.sources[0])
+    }
+
+    fn compiler_for(&self, source: &Path) -> Command {
+        let plus = source.extension().is_some_and(|extension| extension == "cc");
         let (variable, default) = if plus { ("CXX", "c++") } else { ("CC", "cc") };
         let mut command = Command::new(std::env::var_os(variable).unwrap_or(default.into()));
         // Overflow wraps around in the interpreters; unwinding through every function is part of the tests.
@@ -142,12 +157,18 @@ impl Outcome {
 
 /// Runs a host with these variables in its environment.
 pub fn run(program: &Path, settings: &[(&str, String)]) -> Outcome {
+    run_with(program, settings, &[])
+}
+
+/// The same with arguments.
+pub fn run_with(program: &Path, settings: &[(&str, String)], arguments: &[String]) -> Outcome {
     static RUNS: AtomicUsize = AtomicUsize::new(0);
     let number = RUNS.fetch_add(1, Ordering::Relaxed);
     let name = program.file_name().unwrap().to_string_lossy();
     let file = |what: &str| scratch(&format!("{name}-{number}-{what}"));
     let (output, errors, statistics) = (file("output"), file("errors"), file("statistics"));
     let mut command = Command::new(program);
+    command.args(arguments);
     for variable in ["REDMAGIC", "REDMAGIC_HOT_LOOP", "REDMAGIC_LOG", "REDMAGIC_DUMP", "REDMAGIC_PASSES"] {
         command.env_remove(variable);
     }
@@ -198,6 +219,11 @@ pub fn difference(reference: &Outcome, actual: &Outcome) -> Option<String> {
 pub fn compare(build: &Build, thresholds: &[u64]) -> Vec<Outcome> {
     let program = build.build();
     let reference = run(&program, &[("REDMAGIC", "off".to_owned())]);
+    compare_with(&reference, build, &program, thresholds)
+}
+
+/// Runs a host with each threshold and compares it with a run that must be right.
+pub fn compare_with(reference: &Outcome, build: &Build, program: &Path, thresholds: &[u64]) -> Vec<Outcome> {
     assert_eq!(reference.end, "exit 0", "{}: {reference:#?}", build.name);
     assert!(!reference.output.is_empty(), "{}", build.name);
     let mut failures = Vec::new();
@@ -209,8 +235,8 @@ pub fn compare(build: &Build, thresholds: &[u64]) -> Vec<Outcome> {
             ("REDMAGIC_CHECK", "1".to_owned()),
             ("REDMAGIC_LOG", "1".to_owned()),
         ];
-        let outcome = run(&program, &settings);
-        if let Some(difference) = difference(&reference, &outcome) {
+        let outcome = run(program, &settings);
+        if let Some(difference) = difference(reference, &outcome) {
             failures.push(format!("{} with threshold {threshold}: {difference}", program.display()));
         }
         outcomes.push(outcome);
