@@ -25,6 +25,7 @@
 
 pub mod blocks;
 pub mod compiled;
+pub mod corpus;
 pub mod evaluated;
 pub mod native;
 pub mod oracle;

@@ -179,9 +179,7 @@ fn block(bench: &mut Bench, blocks: &mut Blocks, transform: &dyn Fn(&mut Trace),
     let Err(Failure::Mismatch(found)) = result else { return result };
     // A block that fails in another way may only be one that makes no sense.
     let kind = |text: &str| text.split_whitespace().next().unwrap_or_default().to_owned();
-    let fails = |executor: &mut Executor, insts: &[Instruction]| {
-        matches!(check(executor, insts, &mut Tally::default()), Err(Failure::Mismatch(text)) if kind(&text) == kind(&found))
-    };
+    let fails = |executor: &mut Executor, insts: &[Instruction]| matches!(check(executor, insts, &mut Tally::default()), Err(Failure::Mismatch(text)) if kind(&text) == kind(&found));
     let small = reduce(executor, &places, &insts, fails);
     check(executor, &small, &mut Tally::default())
 }
