@@ -13,9 +13,8 @@
 
 use crate::compile::{self, Compiled, End, Failure, complete_context};
 use crate::context::Context;
-use crate::dump::Report;
 use crate::exits::{ExitRecord, NO_UNIT};
-use crate::fork_check::{Trial, Verdict};
+use crate::fork_check::{Trial, try_out};
 use crate::functions::Treatment;
 use crate::loops::Loop;
 use crate::memory::{SignalsBlocked, read_word};
@@ -49,7 +48,8 @@ pub struct Next {
 }
 
 impl Next {
-    fn enter(function: u64) -> Next {
+    /// Into a trace.
+    pub fn enter(function: u64) -> Next {
         Next { code: stubs::enter_trace as *const () as u64, argument: function }
     }
 
@@ -83,7 +83,7 @@ fn guarded<T>(body: impl FnOnce() -> T, otherwise: impl FnOnce() -> T) -> T {
 }
 
 /// Where the guest goes on with the state in the context.
-fn leave_anywhere(runtime: &'static Runtime, context: &Context) -> Next {
+pub fn leave_anywhere(runtime: &'static Runtime, context: &Context) -> Next {
     Next::to(runtime.lock().leave_piece(context.rip))
 }
 
@@ -98,9 +98,13 @@ pub extern "C" fn on_anchor(context: *mut Context, id: u64) -> Next {
         return Next::back();
     }
     let known = runtime.loops.find(id, thread.context.rip);
-    if let Some(function) = known.map(|own| own.function.load(Acquire)).filter(|function| *function != 0) {
+    if let Some(own) = known
+        && let function = own.function.load(Acquire)
+        && function != 0
+    {
         thread.entries.set(thread.entries.get() + 1);
         runtime.rewind(id);
+        land(&mut thread.context, own);
         return Next::enter(function);
     }
     guarded(|| warm_anchor(runtime, thread, known, id), Next::back)
@@ -127,7 +131,14 @@ fn warm_anchor(runtime: &'static Runtime, thread: &mut Thread, known: Option<&'s
         }
         give_up(runtime, thread, GiveUp::Interrupted);
     }
+    land(&mut thread.context, own);
     begin(runtime, thread, Origin::Anchor(own))
+}
+
+/// Brings the context from an anchor call's return to where the loop's traces begin.
+fn land(context: &mut Context, own: &Loop) {
+    context.rip = own.start();
+    context.gpr[4] = context.gpr[4].wrapping_add(own.landing.stack);
 }
 
 /// Lowers what is left of a loop's heat; says whether it is hot now.
@@ -209,7 +220,7 @@ fn suspend(runtime: &'static Runtime, thread: &mut Thread) -> Next {
 
 /// Writes a residual call to the first free record.
 #[expect(unsafe_code, reason = "fills an activation record")]
-fn describe_call(context: &mut Context, call: PendingCall) {
+pub fn describe_call(context: &mut Context, call: PendingCall) {
     let record = context.free_record;
     // SAFETY: the chain is never empty, and its first record is free and this thread's.
     unsafe {
@@ -221,7 +232,7 @@ fn describe_call(context: &mut Context, call: PendingCall) {
 
 /// Makes the call that the first free record describes without a record, as the guest's own instruction would.
 #[expect(unsafe_code, reason = "reads an activation record and pushes a return address")]
-fn make_call_plainly(runtime: &'static Runtime, context: &mut Context) -> Next {
+pub fn make_call_plainly(runtime: &'static Runtime, context: &mut Context) -> Next {
     let rsp = context.rsp().wrapping_sub(8);
     // SAFETY: the record is this thread's; the guest's call writes these bytes.
     unsafe {
@@ -289,7 +300,7 @@ fn give_up(runtime: &'static Runtime, thread: &mut Thread, reason: GiveUp) {
     }
 }
 
-fn describe(origin: &Origin) -> String {
+pub fn describe(origin: &Origin) -> String {
     match origin {
         Origin::Anchor(own) => format!("loop {} at {:#x}", own.number, own.site),
         Origin::Exit { unit, exit } => format!("exit {exit} of trace {unit}"),
@@ -305,7 +316,7 @@ fn retry(runtime: &'static Runtime, origin: &Origin) {
 }
 
 /// Makes the next attempt come later; after too many failures that count, never.
-fn penalise(runtime: &'static Runtime, origin: &Origin, counts: bool) {
+pub fn penalise(runtime: &'static Runtime, origin: &Origin, counts: bool) {
     let delay = |first: u32, failures: u32| first.saturating_mul(2 << failures.min(16));
     match origin {
         Origin::Anchor(own) => {
@@ -400,52 +411,8 @@ enum Ready {
     Later,
 }
 
-/// Tries a compiled trace out from the state in the context, which is one at its start, and installs it if nothing speaks
-/// against it.
-fn try_out(runtime: &'static Runtime, thread: &mut Thread, compiled: Compiled, trial: &Trial) -> Next {
-    let _blocked = SignalsBlocked::new();
-    let origin = compiled.unit.origin;
-    let conclusion = trial.run(thread, origin, runtime);
-    let function = match &conclusion.verdict {
-        Ok(verdict) => {
-            match verdict {
-                Verdict::Passed => {
-                    stats::add(&COUNTERS.checks_passed, 1);
-                    let length = conclusion.recorder.as_ref().map_or(0, |recorder| recorder.log.len());
-                    runtime.lock().log(3, &format!("{}: {length} instructions tried out", describe(&origin)));
-                }
-                Verdict::Skipped(reason) => {
-                    let cause = format!("check skipped: {reason}");
-                    runtime.note(2, &cause, &format!("{}: {cause}", describe(&origin)));
-                }
-            }
-            install(runtime, &mut runtime.lock(), compiled)
-        }
-        Err(difference) => {
-            stats::add(&COUNTERS.check_failures, 1);
-            stats::add(&COUNTERS.traces_refused, 1);
-            let failure = Failure::Check { stage: "lowering", difference: difference.to_string() };
-            runtime.note(1, &failure.to_string(), &format!("{}: {}", describe(&origin), failure.detail()));
-            let number = COUNTERS.recordings.load(Relaxed);
-            let mut report = Report::new(runtime.lock().options.dump.as_ref(), "check", number);
-            trial.describe(&mut report, &conclusion);
-            report.write();
-            penalise(runtime, &origin, true);
-            0
-        }
-    };
-    match conclusion.call {
-        Some(call) => {
-            describe_call(&mut thread.context, call);
-            make_call_plainly(runtime, &mut thread.context)
-        }
-        None if function != 0 && thread.context.rip == trial.start() => Next::enter(function),
-        None => leave_anywhere(runtime, &thread.context),
-    }
-}
-
 /// Makes a unit reachable from where its recording began. Returns its function, 0 if its parent has gone meanwhile.
-fn install(runtime: &'static Runtime, shared: &mut Shared, mut compiled: Compiled) -> u64 {
+pub fn install(runtime: &'static Runtime, shared: &mut Shared, mut compiled: Compiled) -> u64 {
     shared.log(2, &compiled.summary);
     stats::add(&COUNTERS.traces, 1);
     let number = shared.units.len() as u32;

@@ -5,6 +5,7 @@
 //!   long as the process, so that machine code and other threads may hold on to them.
 //! - Looking one up takes no lock: an anchor does it on every pass.
 
+use crate::memory::read_bytes;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Release};
 use std::sync::{Mutex, PoisonError};
 
@@ -14,6 +15,8 @@ pub struct Loop {
     pub id: u64,
     /// Where its anchor call returns to.
     pub site: u64,
+    /// How the guest comes from there to where traces begin.
+    pub landing: Landing,
     /// Its number.
     pub number: u32,
     /// The function of its trace, 0 if it has none.
@@ -24,6 +27,33 @@ pub struct Loop {
     pub failures: AtomicU32,
     /// Never record it.
     pub disabled: AtomicBool,
+}
+
+/// What lies between an anchor call's return and the start of traces.
+///
+/// The header's macro steps over the red zone before it calls, and back afterwards. A trace begins behind that step:
+/// then the stack pointer at its start is the real one, and what it pushes lies below it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Landing {
+    /// Bytes of code that a trace does not execute.
+    pub code: u64,
+    /// What they add to the stack pointer.
+    pub stack: u64,
+}
+
+impl Landing {
+    /// The landing of a site with this code: `lea rsp, [rsp + 128]`, or nothing.
+    pub fn of(code: Option<[u8; 8]>) -> Landing {
+        const STEP_BACK: [u8; 8] = [0x48, 0x8d, 0xa4, 0x24, 128, 0, 0, 0];
+        if code == Some(STEP_BACK) { Landing { code: 8, stack: 128 } } else { Landing::default() }
+    }
+}
+
+impl Loop {
+    /// Where its traces begin.
+    pub fn start(&self) -> u64 {
+        self.site.wrapping_add(self.landing.code)
+    }
 }
 
 const BUCKETS: usize = 1 << 16;
@@ -73,6 +103,7 @@ impl Loops {
         let entry: &'static Loop = Box::leak(Box::new(Loop {
             id,
             site,
+            landing: Landing::of(read_bytes(site)),
             number: all.len() as u32,
             function: AtomicU64::new(0),
             heat: AtomicI32::new(i32::try_from(heat).unwrap_or(i32::MAX)),

@@ -165,6 +165,8 @@ pub struct Recorder {
     pub check: Option<Box<CheckLog>>,
     /// The residual call that [`Stop::Call`] asks for.
     pub call: PendingCall,
+    /// An anchor that ends the recording was met: it ends where that anchor's traces begin.
+    ending: Option<(u64, Stop)>,
     /// It stops when it has recorded so many instructions, at most those that `log` has room for.
     pub limit: usize,
     start_rsp: u64,
@@ -193,6 +195,7 @@ impl Recorder {
             log: Vec::with_capacity(limits.instructions),
             check: check.then(|| Box::new(CheckLog::new(context, limits.instructions))),
             call: PendingCall { target: 0, return_address: 0 },
+            ending: None,
             limit: limits.instructions,
             start_rsp: context.rsp(),
             frames: Vec::with_capacity(limits.depth),
@@ -226,6 +229,11 @@ impl Recorder {
             Err(stop) => return stop,
         };
         loop {
+            if let Some((pc, stop)) = self.ending
+                && pc == slot.pc
+            {
+                return stop;
+            }
             if self.log.len() == self.limit {
                 return Stop::GiveUp(GiveUp::TooLong);
             }
@@ -518,12 +526,16 @@ impl Recorder {
                 // Compilers duplicate the anchor's code: go on until its own place comes again.
                 return Ok(());
             }
-            if self.start_rsp == context.rsp() {
-                return Err(Stop::Close);
+            if self.start_rsp == context.rsp().wrapping_add(own.landing.stack) {
+                self.ending = Some((own.start(), Stop::Close));
+                return Ok(());
             }
         }
         match known {
-            Some(other) if other.function.load(Acquire) != 0 => Err(Stop::Anchor(other)),
+            Some(other) if other.function.load(Acquire) != 0 => {
+                self.ending = Some((other.start(), Stop::Anchor(other)));
+                Ok(())
+            }
             Some(other) if other.disabled.load(Acquire) => Ok(()),
             _ if self.passes == MAX_PASSES => Err(Stop::GiveUp(GiveUp::InnerLoop)),
             _ => {
