@@ -23,7 +23,7 @@ use crate::stats::{self, COUNTERS};
 use crate::stubs;
 use crate::unit::{ExitInfo, Unit, exit_vectors, is_wide};
 use redmagic_backend::{BackendError, ExitCode, FlagsRecipe, Request};
-use redmagic_ir::{Exit, NativeOp, Region, RegionKind, Slot, Terminator, Trace, Type};
+use redmagic_ir::{Exit, ExitValue, NativeOp, Region, RegionKind, Slot, Terminator, Trace, Type};
 use redmagic_lift::{Code, Recording, Refusal};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -178,7 +178,7 @@ fn stages(
     let lowered = lower(shared, &trace, number)?;
     let lowering = begin.elapsed();
     let summary = format!(
-        "{}: {} instructions ({} native), {} operations, {} optimised, {} exits, {} bytes; \
+        "{}: {} instructions ({} native), {} operations, {} optimised, {} exits with {} values, {} bytes; \
          lifted in {} µs, optimised in {} µs, lowered in {} µs",
         recording.name,
         recorder.log.len(),
@@ -186,6 +186,7 @@ fn stages(
         passes.ops_before,
         passes.ops_after,
         trace.exits.len(),
+        written_values(&trace),
         lowered.code.len(),
         lifting.as_micros(),
         optimising.as_micros(),
@@ -199,6 +200,13 @@ fn stages(
     let wide = is_wide(&trace, vectors);
     let unit = unit(recorder, &trace, lowered, wide, &exit_vectors(&trace, vectors));
     Ok(Compiled { unit, summary, trial })
+}
+
+/// Values that the exits of a trace write in code: to slots and to memory. Constants are in their records.
+fn written_values(trace: &Trace) -> usize {
+    let computed = |value: &ExitValue| matches!(value, ExitValue::Value(_) | ExitValue::Recipe(_));
+    let exits = trace.exits.values();
+    exits.map(|exit| exit.slots.iter().filter(|(_, value)| computed(value)).count() + exit.stores.len()).sum()
 }
 
 /// What the pieces of the exits will do.

@@ -35,9 +35,12 @@ const EDGES: [(&str, &[&str]); 5] = [
 const SAFE_CRATES: [&str; 4] = ["ir", "passes", "lift", "backend"];
 
 /// Files that may use `unsafe`, and what for.
-const UNSAFE: [(&str, &str); 19] = [
+const UNSAFE: &[(&str, &str)] = &[
     ("src/capi.rs", "the C interface: symbols, and pointers that the host passes"),
     ("src/entry.rs", "called by stubs with the thread's context and its activation records"),
+    ("src/fork_check/child.rs", "forks, and runs machine code"),
+    ("src/fork_check/pages.rs", "reads two address spaces"),
+    ("src/fork_check/tests/mod.rs", "forks, and has guest code"),
     ("src/functions.rs", "dlsym"),
     ("src/interpret.rs", "the evaluator works on the guest's memory"),
     ("src/loops.rs", "a table that is read without a lock"),
@@ -49,6 +52,7 @@ const UNSAFE: [(&str, &str); 19] = [
     ("src/runtime.rs", "words that the header's macros share"),
     ("src/stubs.rs", "machine code"),
     ("src/thread.rs", "thread-local storage that machine code shares"),
+    ("benches/api.rs", "calls the C interface"),
     ("fuzz/src/native.rs", "executes instructions on the machine"),
     ("hosts/lua/src/bin/plain-lua.rs", "calls the C program"),
     ("hosts/lua/src/compare.rs", "getrusage"),
