@@ -97,8 +97,7 @@ impl fmt::Display for Difference {
 pub fn single_iteration(trace: &Trace) -> Option<Trace> {
     let graph = Graph::new(trace);
     let mut once = trace.clone();
-    let reads = trace.segments[trace.entry()].insts.iter().filter(|value| trace.insts[**value].op == Opcode::Slot);
-    let invariant: Vec<(Slot, Value)> = reads.filter_map(|value| Some((trace.insts[*value].slot()?, *value))).collect();
+    let invariant = invariant_slots(trace);
     // Outer loops first: what is inside of one that ends here is not reached any more.
     for &header in graph.headers() {
         let params: Option<Vec<Slot>> = trace.segments[header].params.iter().map(|p| trace.insts[*p].slot()).collect();
@@ -108,18 +107,26 @@ pub fn single_iteration(trace: &Trace) -> Option<Trace> {
             }
             let targets = trace.segments[source].terminator.targets();
             let args = &targets.into_iter().find(|target| target.segment == header)?.args;
-            let mut exit = ExitData::new(trace.start, 0);
-            for &(slot, value) in invariant.iter().filter(|(slot, _)| slot.is_writable()) {
-                exit.set(slot, ExitValue::Value(value));
-            }
-            for (slot, value) in params.as_ref()?.iter().zip(args) {
-                exit.set(*slot, ExitValue::Value(*value));
-            }
-            let exit = once.exits.push(exit);
+            let exit = once.exits.push(closing_exit(trace, &invariant, params.as_ref()?, args));
             once.segments[source].terminator = Terminator::Leave(exit);
         }
     }
     Some(once)
+}
+
+/// The slots that the entry reads and that can be written.
+pub fn invariant_slots(trace: &Trace) -> Vec<(Slot, Value)> {
+    let reads = trace.segments[trace.entry()].insts.iter().filter(|value| trace.insts[**value].op == Opcode::Slot);
+    let slots = reads.filter_map(|value| Some((trace.insts[*value].slot()?, *value)));
+    slots.filter(|(slot, _)| slot.is_writable()).collect()
+}
+
+/// An exit in the place of a back edge that passes `args` to the parameters for the slots `params`.
+pub fn closing_exit(trace: &Trace, invariant: &[(Slot, Value)], params: &[Slot], args: &[Value]) -> ExitData {
+    let mut exit = ExitData::new(trace.start, 0);
+    invariant.iter().for_each(|(slot, value)| exit.set(*slot, ExitValue::Value(*value)));
+    params.iter().zip(args).for_each(|(slot, value)| exit.set(*slot, ExitValue::Value(*value)));
+    exit
 }
 
 /// Evaluates one iteration of `trace`, which was recorded by `recorder` and ended in `context`. Returns whether it could be

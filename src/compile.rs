@@ -12,7 +12,7 @@ use crate::check;
 use crate::context::{Context, backend_layout};
 use crate::dump::Report;
 use crate::exits::{EXIT_STRIDE, ExitRecord, NO_UNIT};
-use crate::fork_check::Trial;
+use crate::fork_check::{Trial, bounded};
 use crate::interpret;
 use crate::options::{Check, Engine};
 use crate::pieces::{self, VectorState};
@@ -281,19 +281,19 @@ fn replay(trace: &Trace, recorder: &Recorder, context: &Context, stage: &'static
     }
 }
 
-/// One iteration of a trace that was recorded as `length` instructions, to be tried out, if options ask for that and it
-/// is possible.
+/// A few iterations of a trace that was recorded as `length` instructions, to be tried out, if options ask for that and
+/// it is possible.
 fn trial(shared: &mut Shared, trace: &Trace, length: usize) -> Result<Option<Trial>, Failure> {
     if shared.options.check != Check::Fork || shared.options.backend != Engine::Native {
         return Ok(None);
     }
-    let Some(once) = check::single_iteration(trace) else {
-        shared.note(2, "check skipped: a loop carries values in no register", &trace.name);
+    let Some(bounded) = bounded(trace) else {
+        shared.note(2, "check skipped: a loop without another end", &trace.name);
         return Ok(None);
     };
-    verify(&once)?;
-    let lowered = lower(shared, &once, NO_UNIT)?;
-    Ok(Some(Trial::new(once, trace.exits.len(), length, lowered)))
+    verify(&bounded)?;
+    let lowered = lower(shared, &bounded, NO_UNIT)?;
+    Ok(Some(Trial::new(bounded, trace.exits.len(), length, lowered)))
 }
 
 /// A trace in executable memory.

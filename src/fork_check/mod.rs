@@ -1,4 +1,4 @@
-//! Tries a compiled trace out before it is used: a forked child runs one iteration of the machine code while this process
+//! Tries a compiled trace out before it is used: a forked child runs an iteration of the machine code while this process
 //! executes the same guest instructions one by one; then registers and written memory are compared.
 //!
 //! A replay (`check`) shows that the trace does what was *recorded*. A trial runs from the next state in which the trace
@@ -6,9 +6,10 @@
 //! is wrong with the lowering.
 //!
 //! # How
-//! - A [`Trial`] is the optimised trace with its back edges turned into exits ([`single_iteration`]), lowered as any other.
+//! - A [`Trial`] is the optimised trace with its back edges turned into exits and inner copies of loops made short
+//!   ([`bounded`]), lowered as any other.
 //! - The child runs it on its own copy of memory and stops at an exit, or in front of a residual call, which it must not
-//!   make. The exit says how many guest instructions that was.
+//!   make. The exit says how many guest instructions of an iteration that was.
 //! - This process records (and so executes) as many instructions from the same state, for real: the guest has made
 //!   progress, whatever the outcome. Both must be at the same place with the same state.
 //! - Words of memory that the child has changed are found by comparing pages; what it should have written is in the
@@ -26,33 +27,34 @@
 //! back edge: 51 instructions. The recorder executes 51 instructions and is back at the anchor. rbx is 0x48 in both, and
 //! the 16 bytes that the recorder has seen written are the 2 words that the child has changed: the trace is entered.
 
+mod bounded;
 mod child;
 mod pages;
 #[cfg(test)]
 mod tests;
 
 use crate::check::{Difference, is_defined};
-use crate::compile::{Lowered, call_states, complete_context};
+use crate::compile::{Compiled, Failure, Lowered, call_states, complete_context};
 use crate::context::Context;
 use crate::dump::Report;
+use crate::entry::{Next, describe, describe_call, install, leave_anywhere, make_call_plainly, penalise};
 use crate::exits::{EXIT_STRIDE, ExitRecord};
-use crate::memory::read_word;
+use crate::memory::{SignalsBlocked, read_word};
 use crate::recorder::places::Places;
 use crate::recorder::{GiveUp, Origin, PendingCall, Recorder, Stop, disassembly};
 use crate::runtime::{Limits, Runtime};
+use crate::stats::{self, COUNTERS};
 use crate::thread::Thread;
+use bounded::MAX_ITERATIONS;
 use child::{Iteration, Trouble};
 use redmagic_backend::{ExitCode, FlagsRecipe};
 use redmagic_ir::{AF, CF, Entity, Exit, ExitValue, FLAGS_MASK, OF, Opcode, Slot, Trace};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering::Relaxed;
 
-#[cfg(doc)]
-use crate::check::single_iteration;
+pub use bounded::bounded;
 
-/// The loop of a trial may have a copy of its body in front, whose exits count instructions from there.
-const MAX_ITERATIONS: usize = 2;
-
-/// One iteration of a trace, compiled.
+/// A few iterations of a trace, compiled.
 pub struct Trial {
     trace: Trace,
     /// The exits from here on are back edges.
@@ -125,7 +127,9 @@ impl Trial {
         };
         complete_context(&mut iteration.context, expected.code);
         let mut recorder = {
-            let limits = Limits { check: true, ..runtime.limits(thread.context.rip) };
+            let limits = runtime.limits(thread.context.rip);
+            let instructions = limits.instructions.max(MAX_ITERATIONS * self.length + 1);
+            let limits = Limits { check: true, instructions, ..limits };
             Recorder::new(&thread.context, origin, &limits, Places::default())
         };
         let (verdict, call) = self.step(&expected, &iteration, &mut recorder, &mut thread.context, runtime);
@@ -156,8 +160,9 @@ impl Trial {
         context: &mut Context,
         runtime: &'static Runtime,
     ) -> (Result<Verdict, Difference>, Option<PendingCall>) {
-        let mut first = None;
-        for before in 0..MAX_ITERATIONS {
+        let loops = self.own_exits < self.records.len();
+        let mut result = Ok(Verdict::Passed);
+        for before in 0..if loops { MAX_ITERATIONS } else { 1 } {
             let target = before * self.length + expected.step;
             let (call, difference) = match step_to(target, expected.is_call, recorder, context, runtime) {
                 Ok(()) => match compare(expected, iteration, recorder, context) {
@@ -167,13 +172,15 @@ impl Trial {
                 Err(Stop::Call) => (Some(recorder.call), Difference::Call { expected: recorder.call.target }),
                 Err(_) => (None, Difference::Left { pc: expected.pc, step: expected.step as u32 }),
             };
-            let first = first.get_or_insert(difference);
-            let ended = call.is_some() || self.own_exits == self.records.len();
-            if ended || before + 1 == MAX_ITERATIONS {
-                return (Err(first.clone()), call);
+            // That it is elsewhere says the least.
+            if matches!(result, Ok(_) | Err(Difference::Left { .. })) {
+                result = Err(difference);
+            }
+            if call.is_some() {
+                return (result, call);
             }
         }
-        (Ok(Verdict::Passed), None)
+        (result, None)
     }
 
     /// Adds what is known of a trial that has failed.
@@ -188,6 +195,50 @@ impl Trial {
     }
 }
 
+/// Tries a compiled trace out from the state in the context, which is one at its start, and installs it if nothing speaks
+/// against it.
+pub fn try_out(runtime: &'static Runtime, thread: &mut Thread, compiled: Compiled, trial: &Trial) -> Next {
+    let _blocked = SignalsBlocked::new();
+    let origin = compiled.unit.origin;
+    let conclusion = trial.run(thread, origin, runtime);
+    let function = match &conclusion.verdict {
+        Ok(verdict) => {
+            match verdict {
+                Verdict::Passed => {
+                    stats::add(&COUNTERS.checks_passed, 1);
+                    let length = conclusion.recorder.as_ref().map_or(0, |recorder| recorder.log.len());
+                    runtime.lock().log(3, &format!("{}: {length} instructions tried out", describe(&origin)));
+                }
+                Verdict::Skipped(reason) => {
+                    let cause = format!("check skipped: {reason}");
+                    runtime.note(2, &cause, &format!("{}: {cause}", describe(&origin)));
+                }
+            }
+            install(runtime, &mut runtime.lock(), compiled)
+        }
+        Err(difference) => {
+            stats::add(&COUNTERS.check_failures, 1);
+            stats::add(&COUNTERS.traces_refused, 1);
+            let failure = Failure::Check { stage: "lowering", difference: difference.to_string() };
+            runtime.note(1, &failure.to_string(), &format!("{}: {}", describe(&origin), failure.detail()));
+            let number = COUNTERS.recordings.load(Relaxed);
+            let mut report = Report::new(runtime.lock().options.dump.as_ref(), "check", number);
+            trial.describe(&mut report, &conclusion);
+            report.write();
+            penalise(runtime, &origin, true);
+            0
+        }
+    };
+    match conclusion.call {
+        Some(call) => {
+            describe_call(&mut thread.context, call);
+            make_call_plainly(runtime, &mut thread.context)
+        }
+        None if function != 0 && thread.context.rip == trial.start() => Next::enter(function),
+        None => leave_anywhere(runtime, &thread.context),
+    }
+}
+
 /// Executes until the recording has `target` instructions, and the residual call behind them is due if there `is_call`.
 /// Stops early in front of what a trace cannot contain.
 fn step_to(
@@ -197,7 +248,7 @@ fn step_to(
     context: &mut Context,
     runtime: &'static Runtime,
 ) -> Result<(), Stop> {
-    recorder.limit = (target + usize::from(is_call)).min(recorder.log.capacity());
+    recorder.limit = target + usize::from(is_call);
     while recorder.log.len() < recorder.limit {
         match recorder.run(context, runtime) {
             Stop::Call if is_call && recorder.log.len() == recorder.limit => return Ok(()),
@@ -258,8 +309,7 @@ fn defined_flags(recipe: FlagsRecipe) -> u32 {
 
 /// Compares bytes that either has written.
 fn compare_memory(iteration: &Iteration, recorder: &Recorder) -> Result<(), Difference> {
-    let changed: HashMap<u64, &pages::Change> =
-        iteration.changes.iter().map(|change| (change.address, change)).collect();
+    let changed: BTreeSet<u64> = iteration.changes.iter().map(|change| change.address).collect();
     // All that the child has changed must be so in this process now.
     for change in &iteration.changes {
         let native = read_word(change.address).unwrap_or(change.before);
@@ -270,19 +320,22 @@ fn compare_memory(iteration: &Iteration, recorder: &Recorder) -> Result<(), Diff
             return Err(Difference::Memory { address, expected: byte(native), found: byte(change.after) });
         }
     }
-    // All that was written here must be as before where the child has changed nothing.
-    let mut written: HashMap<u64, (u8, u8)> = HashMap::new();
+    // All that has changed here must be among that.
+    let mut before: BTreeMap<u64, u8> = BTreeMap::new();
     for access in recorder.check.iter().flat_map(|check| &check.accesses).filter(|access| access.writes) {
         for at in 0..access.size {
-            let (before, after) = ((access.before >> (at * 8)) as u8, (access.after >> (at * 8)) as u8);
-            written.entry(access.address.wrapping_add(u64::from(at))).or_insert((before, after)).1 = after;
+            before.entry(access.address.wrapping_add(u64::from(at))).or_insert((access.before >> (at * 8)) as u8);
         }
     }
-    let missing = |entry: &(&u64, &(u8, u8))| entry.1.0 != entry.1.1 && !changed.contains_key(&(*entry.0 & !7));
-    match written.iter().find(missing) {
-        Some((&address, &(before, after))) => {
-            Err(Difference::Memory { address, expected: Some(after), found: Some(before) })
+    let mut word = (0, None);
+    for (address, before) in before.into_iter().filter(|(address, _)| !changed.contains(&(address & !7))) {
+        if word.0 != address & !7 {
+            word = (address & !7, read_word(address & !7));
         }
-        None => Ok(()),
+        let now = word.1.map_or(before, |word| (word >> (address % 8 * 8)) as u8);
+        if now != before {
+            return Err(Difference::Memory { address, expected: Some(now), found: Some(before) });
+        }
     }
+    Ok(())
 }

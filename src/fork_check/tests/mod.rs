@@ -11,7 +11,8 @@ use crate::compile;
 use crate::exits::NO_UNIT;
 use crate::{runtime, thread};
 use std::arch::{global_asm, naked_asm};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
 
 global_asm!(
     ".text",
@@ -32,12 +33,13 @@ global_asm!(
     "redmagic_trial_call_end: ret",
 );
 
+// SAFETY: labels in the code above; only their addresses are used.
 unsafe extern "C" {
-    fn redmagic_trial_loop();
-    fn redmagic_trial_loop_end();
-    fn redmagic_trial_call();
-    fn redmagic_trial_call_call();
-    fn redmagic_trial_call_end();
+    static redmagic_trial_loop: u8;
+    static redmagic_trial_loop_end: u8;
+    static redmagic_trial_call: u8;
+    static redmagic_trial_call_call: u8;
+    static redmagic_trial_call_end: u8;
 }
 
 const LOOP: &str = "trace loop @START {
@@ -49,7 +51,7 @@ seg0():
 seg1(v10: i64 = rax, v11: i64 = rcx):
   v12: i64 = load [v2]
   v13: i64 = add v10, v12
-  store v13, [v2 + 8]
+  store i64 [v2 + 8], v13
   v14: i64 = const 5
   v15: i64 = add v13, v14
   v16: i64 = const -1
@@ -79,25 +81,19 @@ exit1 @END step 2 { }
 static DATA: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
 static GUEST_STACK: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
 
-fn address(function: unsafe extern "C" fn()) -> u64 {
-    function as *const () as u64
+/// The texts of the right traces.
+fn texts() -> (String, String) {
+    let replace = |text: &str, start: *const u8, end: *const u8| {
+        let places = [("START", start), ("END", end), ("CALL", &raw const redmagic_trial_call_call)];
+        places.iter().fold(text.to_owned(), |text, (name, place)| text.replace(name, &format!("{:#x}", *place as u64)))
+    };
+    (
+        replace(LOOP, &raw const redmagic_trial_loop, &raw const redmagic_trial_loop_end),
+        replace(CALL, &raw const redmagic_trial_call, &raw const redmagic_trial_call_end),
+    )
 }
 
-fn texts() -> (String, String) {
-    let replace = |text: &str, places: [(&str, unsafe extern "C" fn()); 3]| {
-        places
-            .iter()
-            .fold(text.to_owned(), |text, (name, place)| text.replace(name, &format!("{:#x}", address(*place))))
-    };
-    let start: (_, unsafe extern "C" fn()) = ("START", redmagic_trial_loop);
-    let end: (_, unsafe extern "C" fn()) = ("END", redmagic_trial_loop_end);
-    let of_loop = replace(LOOP, [start, end, ("CALL", redmagic_trial_call_call)]);
-    let of_call = replace(
-        CALL,
-        [("START", redmagic_trial_call), ("END", redmagic_trial_call_end), ("CALL", redmagic_trial_call_call)],
-    );
-    (of_loop, of_call)
-}
+static ONE: Mutex<()> = Mutex::new(());
 
 /// Calls a function on another stack.
 #[unsafe(naked)]
@@ -107,10 +103,13 @@ extern "C" fn on_stack(_top: u64, _body: extern "C" fn()) {
 
 /// Runs `body` on the private stack of the only thread of a process of its own.
 fn alone(body: extern "C" fn()) {
+    // No other test holds a lock of the panic machinery now; should one do after all, the alarm ends the wait.
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     // SAFETY: the child uses what was made before the fork, and ends without destructors.
     let status = unsafe {
         let pid = libc::fork();
         if pid == 0 {
+            libc::alarm(60);
             let ready = runtime::start().is_some() && thread::create();
             if ready {
                 on_stack((*thread::current_context()).stack_top, body);
@@ -158,14 +157,14 @@ extern "C" fn right_traces() {
         let (conclusion, context) = try_out(&of_loop, 5, rcx, 0);
         assert!(matches!(conclusion.verdict, Ok(Verdict::Passed)), "{:?}", conclusion.verdict);
         // The guest itself has made an iteration.
-        let end = if rcx == 1 { redmagic_trial_loop_end as *const () } else { redmagic_trial_loop as *const () };
+        let end = if rcx == 1 { &raw const redmagic_trial_loop_end } else { &raw const redmagic_trial_loop };
         assert_eq!((context.rip, context.gpr[0], context.gpr[1]), (end as u64, 10, rcx - 1));
         assert_eq!(DATA[1].load(Relaxed), 10);
     }
     let callee = libc::getppid as *const () as u64;
     let (conclusion, context) = try_out(&of_call, 2, 0, callee);
     assert!(matches!(conclusion.verdict, Ok(Verdict::Passed)), "{:?}", conclusion.verdict);
-    let expected = PendingCall { target: callee, return_address: address(redmagic_trial_call_end) };
+    let expected = PendingCall { target: callee, return_address: &raw const redmagic_trial_call_end as u64 };
     assert_eq!((conclusion.call, context.gpr[0]), (Some(expected), 2));
 }
 
@@ -181,7 +180,6 @@ extern "C" fn wrong_registers() {
     // A load that is taken for the constant that it was when recorded.
     assert!(register(difference("v12: i64 = load [v2]", "v12: i64 = const 8", 5), Slot::RAX));
     assert!(register(difference("fl_dec(v11, i1 0)", "fl_sub(v11, i64 3)", 1), Slot::FLAGS));
-    assert!(register(difference("rax = v13, rcx = v17, rdx", "rcx = v17, rdx", 1), Slot::RAX));
 }
 
 #[test]
@@ -195,12 +193,12 @@ extern "C" fn wrong_memory() {
         Some(Difference::Memory { address, .. }) => Some(address & !7),
         _ => None,
     };
-    let store = "  store v13, [v2 + 8]\n";
+    let store = "  store i64 [v2 + 8], v13\n";
     assert_eq!(memory(difference(store, "", 5)), at(1));
-    assert_eq!(memory(difference(store, "  store v10, [v2 + 8]\n", 5)), at(1));
-    assert_eq!(memory(difference(store, "  store v13, [v2 + 16]\n", 5)), at(2));
+    assert_eq!(memory(difference(store, "  store i64 [v2 + 8], v10\n", 5)), at(1));
+    assert_eq!(memory(difference(store, "  store i64 [v2 + 16], v13\n", 5)), at(2));
     // A store too many, where the recording has never been.
-    assert_eq!(memory(difference(store, &format!("{store}  store v11, [v2 + 24]\n"), 5)), at(3));
+    assert_eq!(memory(difference(store, &format!("{store}  store i64 [v2 + 24], v11\n"), 5)), at(3));
 }
 
 #[test]
@@ -211,8 +209,11 @@ fn wrong_memory_is_found() {
 extern "C" fn wrong_places() {
     assert!(matches!(difference("step 5", "step 4", 1), Some(Difference::Left { .. })));
     assert!(matches!(difference("v19: i1 = ne", "v19: i1 = eq", 5), Some(Difference::Left { .. })));
-    let null = "  v20: i64 = const 0\n  store v13, [v20 + 8]\n";
-    assert!(matches!(difference("  store v13, [v2 + 8]\n", null, 5), Some(Difference::Died { signal: libc::SIGSEGV })));
+    let null = "  v20: i64 = const 0\n  store i64 [v20 + 8], v13\n";
+    assert!(matches!(
+        difference("  store i64 [v2 + 8], v13\n", null, 5),
+        Some(Difference::Died { signal: libc::SIGSEGV })
+    ));
     let of_call = texts().1;
     let (target, other) = (libc::getppid as *const () as u64, libc::getpid as *const () as u64);
     let moved = of_call.replace("call v3 ret", "call v2 ret");
