@@ -2,7 +2,8 @@
 //!
 //! Uniformly random operands almost never carry, overflow, shift by zero or meet a NaN. So a general register is one
 //! time in eight each 0, all ones, a single bit, a small number, a sign-extended 32-bit number or a byte, and random
-//! otherwise; half of the vector lanes hold interesting doubles.
+//! otherwise; most vector lanes hold interesting
+//! numbers of either precision. Now and then a whole register file has a `Theme`.
 
 use crate::native::State;
 use crate::rng::Rng;
@@ -43,22 +44,72 @@ pub fn double(rng: &mut Rng) -> u64 {
 
 /// The bits of two `binary32` numbers.
 fn singles(rng: &mut Rng) -> u64 {
-    let mut single = || match rng.below(6) {
+    let mut single = || match rng.below(8) {
         0 => 0,
         1 => 0x7fc0_0000 | rng.bits() as u32 >> 10,
-        2 => f32::INFINITY.to_bits(),
-        3 => rng.bits() as u32 & 0x807f_ffff,
-        4 => (rng.bits() as i32 as f32).to_bits(),
+        2 => 0x7f80_0001 | rng.bits() as u32 & 0x803f_ffff,
+        3 => f32::INFINITY.to_bits(),
+        4 => (1.5 * (rng.below(64) as f32 - 32.0)).to_bits(),
+        5 => rng.bits() as u32 & 0x807f_ffff,
+        6 => (rng.bits() as i32 as f32).to_bits(),
         _ => rng.bits() as u32,
     };
     u64::from(single()) | u64::from(single()) << 32
 }
 
+/// What the lanes of a register file, or of a piece of memory, have in common, so that they meet each other.
+#[derive(Clone, Copy)]
+enum Theme {
+    Mixed,
+    /// Zeros, infinities and NaNs.
+    Special,
+    /// Bytes of a small alphabet: often equal in parts.
+    Alike,
+    /// Counts around the widths of operands.
+    Counts,
+}
+
+fn theme(rng: &mut Rng) -> Theme {
+    *rng.pick(&[
+        Theme::Mixed,
+        Theme::Mixed,
+        Theme::Mixed,
+        Theme::Mixed,
+        Theme::Mixed,
+        Theme::Special,
+        Theme::Alike,
+        Theme::Counts,
+    ])
+}
+
+fn themed_lane(theme: Theme, rng: &mut Rng) -> u64 {
+    const SINGLES: [u32; 8] =
+        [0, 0x8000_0000, 0x7fc0_0001, 0xffc0_0002, 0x7f80_0003, 0xff80_0004, 0x7f80_0000, 0x3f80_0000];
+    match theme {
+        Theme::Mixed => lane(rng),
+        Theme::Special if rng.one_in(2) => {
+            let wide = |single: u32| u64::from(single) << 32 | u64::from(single & 7);
+            let single = wide(*rng.pick(&SINGLES));
+            // The exponent of a double begins one nibble further right.
+            let (sign, rest) = (single & 1 << 63, single & !(1 << 63));
+            if rest >> 52 == 0x7f8 || rest >> 52 == 0x7fc { sign | rest | 0x7ff << 52 } else { single }
+        }
+        Theme::Special => u64::from(*rng.pick(&SINGLES)) | u64::from(*rng.pick(&SINGLES)) << 32,
+        Theme::Alike => u64::from_le_bytes(std::array::from_fn(|_| *rng.pick(&[0, 0, 0, 1, 0x7f, 0x80, 0xff]))),
+        Theme::Counts => count(rng),
+    }
+}
+
+/// A number at which shifts and bit fields change their ways.
+fn count(rng: &mut Rng) -> u64 {
+    *rng.pick(&[0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 0x100, 0x2000, 0x4010, u64::MAX])
+}
+
 /// A 64-bit lane of a vector register.
 pub fn lane(rng: &mut Rng) -> u64 {
     match rng.below(8) {
-        0..4 => double(rng),
-        4 => singles(rng),
+        0..3 => double(rng),
+        3 | 4 => singles(rng),
         _ => word(rng),
     }
 }
@@ -66,14 +117,18 @@ pub fn lane(rng: &mut Rng) -> u64 {
 /// A register file without any relation to memory.
 pub fn state(rng: &mut Rng) -> State {
     let mut state = State::default();
-    state.gpr.fill_with(|| word(rng));
+    let kind = theme(rng);
+    state.gpr.fill_with(|| match kind {
+        Theme::Counts => count(rng),
+        Theme::Mixed | Theme::Special | Theme::Alike => word(rng),
+    });
     // Equal operands are as likely as special ones.
     if rng.one_in(8) {
         let (to, from) = (rng.below(16), rng.below(16));
         state.gpr[to] = state.gpr[from];
     }
     for vector in &mut state.vector {
-        vector.fill_with(|| lane(rng));
+        vector.fill_with(|| themed_lane(kind, rng));
     }
     if rng.one_in(8) {
         let (to, from) = (rng.below(16), rng.below(16));
@@ -85,7 +140,8 @@ pub fn state(rng: &mut Rng) -> State {
 
 /// Fills memory with interesting words.
 pub fn memory(rng: &mut Rng, bytes: &mut [u8]) {
+    let kind = theme(rng);
     for chunk in bytes.chunks_mut(8) {
-        chunk.copy_from_slice(&lane(rng).to_le_bytes()[..chunk.len()]);
+        chunk.copy_from_slice(&themed_lane(kind, rng).to_le_bytes()[..chunk.len()]);
     }
 }
