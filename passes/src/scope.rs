@@ -446,7 +446,8 @@ impl<'t> Scope<'t> {
         }
     }
 
-    fn set_fact(&mut self, value: Value, other: Value) {
+    /// Notes that `value` is `other` from here on, if nothing of the kind is known.
+    pub(crate) fn set_fact(&mut self, value: Value, other: Value) {
         if value != other && !self.facts[value].is_some() {
             self.facts[value] = other;
             self.undo.push(Undo::Fact(value));

@@ -45,6 +45,8 @@ pub struct Stats {
     pub dead: u32,
     /// Loops that got a second copy.
     pub loops_copied: u32,
+    /// Why loops did not get one.
+    pub loop_refusals: Vec<&'static str>,
     /// Facts about the entry that a walk learned after it had passed code to which they apply.
     pub(crate) late_facts: u32,
     /// Applications of each identity, by its place in the rule table.
@@ -121,6 +123,9 @@ impl fmt::Display for Stats {
             if count > 0 {
                 write!(f, ", {name} {count}")?;
             }
+        }
+        for reason in &self.loop_refusals {
+            write!(f, ", loop not copied: {reason}")?;
         }
         for (name, count) in self.rule_hits() {
             write!(f, ", {name} {count}")?;

@@ -14,13 +14,16 @@ use crate::scope::MixMap;
 use redmagic_ir::{Class as AliasClass, Opcode, Trace, Type, Value};
 
 /// More classes than this are too many to compare.
-const MAX_CLASSES: usize = 12;
+const MAX_CLASSES: usize = 48;
 
 /// Memory at known distances from a root.
 #[derive(Clone, Debug)]
 pub(crate) struct Class {
-    /// Roots and how far they are from the class's origin; the first one is the origin.
+    /// Roots and how far they are from the class's origin; the first one is the origin: a constant if there is one, else
+    /// what is known earliest.
     pub members: Vec<(Value, i64)>,
+    /// Where the origin was recorded to be.
+    pub recorded: Option<u64>,
     /// First byte that is accessed.
     pub low: i64,
     /// First byte behind what is accessed.
@@ -70,7 +73,8 @@ impl Accesses {
     /// Classifies the accesses of `body`, but for those whose root is in `varying`. `None` if there are too many roots.
     pub(crate) fn new(trace: &Trace, body: &Body, varying: &[Value]) -> Option<Accesses> {
         let roots = roots(trace, body, varying);
-        let classes = merge(roots);
+        let mut classes = merge(roots);
+        classes.iter_mut().for_each(|class| choose_origin(trace, body, class));
         if classes.len() > MAX_CLASSES {
             return None;
         }
@@ -176,7 +180,27 @@ fn merge(mut roots: Vec<Root>) -> Vec<Class> {
             continue;
         }
         current = root.base.map(|base| (base, base.wrapping_add(root.high as u64)));
-        classes.push(Class { members: vec![(root.value, 0)], low: root.low, high: root.high, stores: root.stores });
+        classes.push(Class {
+            members: vec![(root.value, 0)],
+            recorded: root.base,
+            low: root.low,
+            high: root.high,
+            stores: root.stores,
+        });
     }
     classes
+}
+
+/// Makes the member the origin that says most.
+fn choose_origin(trace: &Trace, body: &Body, class: &mut Class) {
+    let rank = |value: Value| {
+        let inside = body.params.contains(&value) || body.insts.contains(&value);
+        (trace.as_const(value).is_none(), inside, !body.params.contains(&value), value)
+    };
+    class.members.sort_by_key(|(root, _)| rank(*root));
+    let Some(&(_, shift)) = class.members.first() else { return };
+    class.members.iter_mut().for_each(|(_, delta)| *delta = delta.wrapping_sub(shift));
+    class.recorded = class.recorded.map(|base| base.wrapping_add(shift as u64));
+    class.low -= shift;
+    class.high -= shift;
 }

@@ -18,12 +18,13 @@ pub(crate) struct Extent {
 
 /// `value + addend`.
 #[derive(Clone, Copy)]
-struct Sum {
-    value: Value,
-    addend: i64,
+pub(crate) struct Sum {
+    pub value: Value,
+    pub addend: i64,
 }
 
-fn sum(scope: &Scope, mut value: Value) -> Sum {
+/// Takes constants out of a sum.
+pub(crate) fn sum(scope: &Scope, mut value: Value) -> Sum {
     let mut addend = 0i64;
     while let Some(inst) = scope.def_of(value, Opcode::Add)
         && let Some(imm) = scope.as_const(inst.args[1])

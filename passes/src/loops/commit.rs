@@ -6,6 +6,9 @@ use super::bounds::Extent;
 use super::copy::Plan;
 use redmagic_ir::{Inst, Opcode, Segment, Target, Terminator, Trace, Type, Value};
 
+/// More comparisons of windows than these are replaced by an order of all of them.
+const MAX_PAIRS: usize = 24;
+
 /// Replaces the loop by the nest.
 pub(crate) fn commit(trace: &mut Trace, body: &Body, plan: Plan) {
     let entry = trace.entry();
@@ -92,12 +95,18 @@ impl Checks<'_> {
         for class in classes {
             self.members(class);
         }
-        for (at, one) in classes.iter().enumerate() {
-            for other in &classes[at + 1..] {
-                if one.stores || other.stores {
-                    self.disjoint(one, other);
-                }
-            }
+        let pairs: Vec<(&Class, &Class)> = classes
+            .iter()
+            .enumerate()
+            .flat_map(|(at, one)| classes[at + 1..].iter().map(move |other| (one, other)))
+            .filter(|(one, other)| one.stores || other.stores)
+            .collect();
+        if pairs.len() <= MAX_PAIRS {
+            pairs.into_iter().for_each(|(one, other)| self.disjoint(one, other));
+        } else {
+            self.in_order(classes);
+        }
+        for one in classes {
             for (extent, stores) in &plan.extents {
                 if one.stores || *stores {
                     self.outside(one, extent);
@@ -156,6 +165,20 @@ impl Checks<'_> {
         let limit = self.constant(-(length + other_length));
         let apart = self.binary(Opcode::Ule, Type::I1, distance, limit);
         self.require(apart);
+    }
+
+    /// All windows lie one behind the other, in the order in which they were recorded. Fewer comparisons than all pairs, but
+    /// other objects may lie in another order.
+    fn in_order(&mut self, classes: &[Class]) {
+        let mut order: Vec<&Class> = classes.iter().collect();
+        order.sort_by_key(|class| class.recorded.map(|base| base.wrapping_add(class.low as u64)));
+        for pair in order.windows(2) {
+            // Every address was accessed just now, so none of these sums wraps around.
+            let end = self.offset(pair[0].members[0].0, pair[0].high);
+            let start = self.offset(pair[1].members[0].0, pair[1].low);
+            let ordered = self.binary(Opcode::Ule, Type::I1, end, start);
+            self.require(ordered);
+        }
     }
 
     /// A window does not overlap the extent of a varying access, whose length is known at run time only.

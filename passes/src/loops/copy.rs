@@ -55,22 +55,30 @@ enum Setback {
     Carried,
     /// This root is not the same in every iteration.
     Root(Value),
-    /// There is no second copy.
-    Hopeless,
+    /// There is no second copy, for this reason.
+    Hopeless(&'static str),
 }
 
 /// Plans the second copy of a loop; `None` if there is none, or nothing is gained.
 pub(crate) fn plan(trace: &mut Trace, stats: &mut Stats, body: &Body) -> Option<Plan> {
     let mut varying = Vec::new();
     for _ in 0..MAX_ROUNDS {
-        let accesses = Accesses::new(trace, body, &varying)?;
+        let Some(accesses) = Accesses::new(trace, body, &varying) else {
+            stats.loop_refusals.push("too many roots");
+            return None;
+        };
         let mut copier = Copier::new(trace, stats, body, accesses);
         match copier.rounds() {
             Ok(copy) => return copier.finish(copy),
             Err(Setback::Root(root)) => varying.push(root),
-            Err(Setback::Carried | Setback::Hopeless) => return None,
+            Err(Setback::Carried) => break,
+            Err(Setback::Hopeless(reason)) => {
+                stats.loop_refusals.push(reason);
+                return None;
+            }
         }
     }
+    stats.loop_refusals.push("too many rounds");
     None
 }
 
@@ -154,6 +162,7 @@ impl<'t, 'b> Copier<'t, 'b> {
                 self.scope.note(value);
             }
         }
+        self.unify();
         let mut limits: Vec<(Value, Value)> = Vec::new();
         for &value in &self.body.insts {
             let inst = self.scope.trace.insts[value];
@@ -172,6 +181,31 @@ impl<'t, 'b> Copier<'t, 'b> {
             }
         }
         self.made = std::mem::take(&mut self.scope.out);
+    }
+
+    /// Expresses the members of a class by its origin: that they are at these distances is checked behind H, and values do
+    /// not change.
+    fn unify(&mut self) {
+        for class in &self.accesses.classes {
+            let Some(&(origin, _)) = class.members.first() else { continue };
+            for &(member, delta) in &class.members[1..] {
+                let delta = self.scope.constant(Type::I64, delta);
+                let same = self.scope.binary(Opcode::Add, Type::I64, origin, delta);
+                self.scope.set_fact(member, same);
+            }
+        }
+    }
+
+    /// The class and distance of an index-less access.
+    fn place_of(&self, address: &Address) -> Option<(usize, i64)> {
+        if address.index.is_some() {
+            return None;
+        }
+        let offset = i64::from(address.offset);
+        self.accesses.place(address.root, offset).or_else(|| {
+            let sum = bounds::sum(&self.scope, address.root);
+            self.accesses.place(sum.value, sum.addend.checked_add(offset)?)
+        })
     }
 
     fn first_access(&mut self, value: Value, inst: &Inst, limits: &[(Value, Value)]) {
@@ -208,7 +242,7 @@ impl<'t, 'b> Copier<'t, 'b> {
     /// Makes copies until one is as assumed.
     fn rounds(&mut self) -> Result<Copy, Setback> {
         if self.varying.iter().any(|access| access.store && access.extent.is_none()) {
-            return Err(Setback::Hopeless);
+            return Err(Setback::Hopeless("store without bounds"));
         }
         self.sinks = self.varying.iter().all(|access| access.extent.is_some());
         for _ in 0..MAX_ROUNDS {
@@ -224,7 +258,7 @@ impl<'t, 'b> Copier<'t, 'b> {
                 }
             }
         }
-        Err(Setback::Hopeless)
+        Err(Setback::Hopeless("too many rounds"))
     }
 
     fn round(&mut self) -> Result<Copy, Setback> {
@@ -320,15 +354,15 @@ impl<'t, 'b> Copier<'t, 'b> {
     }
 
     fn guard(&mut self, copy: &mut Copy, inst: &Inst) -> Result<(), Setback> {
-        let Some(exit) = inst.exit() else { return Err(Setback::Hopeless) };
+        let Some(exit) = inst.exit() else { return Err(Setback::Hopeless("malformed")) };
         let expected = inst.op == Opcode::Guard;
         let test = self.map(copy, inst.args[0]);
         if let Some(imm) = self.scope.as_const(test) {
-            return if (imm == 1) == expected { Ok(()) } else { Err(Setback::Hopeless) };
+            return if (imm == 1) == expected { Ok(()) } else { Err(Setback::Hopeless("a guard always fails")) };
         }
         let mut data = self.scope.trace.exits[exit].clone();
         if !data.stores.is_empty() {
-            return Err(Setback::Hopeless);
+            return Err(Setback::Hopeless("stores wait already"));
         }
         map_exit(self.scope.trace, &mut data, |value| self.map(copy, value));
         data.stores = self.pending(copy, &data);
@@ -342,7 +376,7 @@ impl<'t, 'b> Copier<'t, 'b> {
     }
 
     fn access(&mut self, copy: &mut Copy, value: Value, mut inst: Inst) -> Result<(), Setback> {
-        let Some(mut address) = inst.address() else { return Err(Setback::Hopeless) };
+        let Some(mut address) = inst.address() else { return Err(Setback::Hopeless("malformed")) };
         let root = address.root;
         address.root = self.map(copy, root);
         if address.index.is_some() {
@@ -350,9 +384,8 @@ impl<'t, 'b> Copier<'t, 'b> {
         }
         let fixed = (!address.index.is_some()).then(|| self.accesses.place(root, i64::from(address.offset))).flatten();
         if let Some((class, offset)) = fixed {
-            // The root in H2 must be one that is known to be the same.
-            let now = self.accesses.of_root(address.root);
-            if now != self.accesses.of_root(root) {
+            // The address in H2 must be one that is known to be the same.
+            if self.place_of(&address) != fixed {
                 return Err(Setback::Root(root));
             }
             let atom = self.accesses.atom(class, offset, inst.ty).filter(|atom| self.accesses.atoms[*atom].clean);
@@ -478,7 +511,7 @@ impl<'t, 'b> Copier<'t, 'b> {
             let Some(extent) = access.extent else { continue };
             for value in [extent.base, extent.bound] {
                 if self.map(copy, value) != self.scope.resolve(value) {
-                    return Err(Setback::Hopeless);
+                    return Err(Setback::Hopeless("bounds that change"));
                 }
             }
         }
@@ -494,6 +527,7 @@ impl<'t, 'b> Copier<'t, 'b> {
     fn finish(mut self, copy: Copy) -> Option<Plan> {
         let body = self.body;
         if copy.insts.len() * 10 > body.insts.len() * 9 {
+            self.scope.stats.loop_refusals.push("nothing gained");
             return None;
         }
         let mut params = Vec::new();
