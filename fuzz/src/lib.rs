@@ -27,6 +27,7 @@ pub mod blocks;
 pub mod compiled;
 pub mod corpus;
 pub mod evaluated;
+pub mod mutate;
 pub mod native;
 pub mod oracle;
 pub mod place;

@@ -7,6 +7,7 @@
 use crate::native::{ARENA_BYTES, State};
 use crate::rng::Rng;
 use crate::shapes::{DATA, Places, STACK};
+use crate::values;
 use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 /// The direction flag.
@@ -68,6 +69,10 @@ pub fn place(
         return false;
     }
     let at = effective_address(inst, operand, state).and_then(|ea| ea.checked_sub(places.arena)).map(|at| at as usize);
+    // Most of the arena is the same from state to state.
+    if let Some(cell) = at.and_then(|at| arena.get_mut(at..at.checked_add(inst.memory_size().size())?)) {
+        values::memory(rng, cell);
+    }
     if inst.mnemonic() == Mnemonic::Cmpxchg
         && rng.one_in(2)
         && let Some(cell) = at.and_then(|at| arena.get_mut(at..at + inst.memory_size().size()))

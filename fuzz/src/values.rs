@@ -1,7 +1,7 @@
 //! Values that sit at the edges where instructions misbehave.
 //!
 //! Uniformly random operands almost never carry, overflow, shift by zero or meet a NaN. So a general register is one
-//! time in eight each 0, all ones, a single bit, a small number, a sign-extended 32-bit number or a byte, and random
+//! time in eight each 0, all ones, a single bit, a count around operand widths, a sign-extended 32-bit number or a byte, and random
 //! otherwise; most vector lanes hold interesting
 //! numbers of either precision. Now and then a whole register file has a `Theme`.
 
@@ -14,7 +14,7 @@ pub fn word(rng: &mut Rng) -> u64 {
         0 => 0,
         1 => u64::MAX,
         2 => 1 << rng.below(64),
-        3 => rng.below(70) as u64,
+        3 => count(rng),
         4 => rng.bits() as i32 as u64,
         5 => rng.bits() & 0xff,
         _ => rng.bits(),
@@ -96,7 +96,8 @@ fn themed_lane(theme: Theme, rng: &mut Rng) -> u64 {
         }
         Theme::Special => u64::from(*rng.pick(&SINGLES)) | u64::from(*rng.pick(&SINGLES)) << 32,
         Theme::Alike => u64::from_le_bytes(std::array::from_fn(|_| *rng.pick(&[0, 0, 0, 1, 0x7f, 0x80, 0xff]))),
-        Theme::Counts => count(rng),
+        Theme::Counts if rng.one_in(2) => count(rng),
+        Theme::Counts => word(rng),
     }
 }
 
