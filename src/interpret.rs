@@ -2,7 +2,8 @@
 //!
 //! For debugging: what is wrong with machine code and right here is the lowering's fault. A unit's function is a few
 //! instructions that call [`evaluate`] with the unit's number. The values of an evaluation that waits for a residual call
-//! are kept on the heap, and the activation record points to them.
+//! are kept on the heap, and the activation record points to them. Signals are let in at loads: a loop may wait for
+//! what a handler stores.
 
 #![expect(unsafe_code, reason = "works on the guest's memory and on activation records")]
 
@@ -15,6 +16,7 @@ use redmagic_ir::eval::{EvalError, Fault, Guest, Machine, Outcome};
 use redmagic_ir::{Entity, NativeOp, Segment, Slot, Trace};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// A trace with what its evaluation needs.
 struct Evaluated {
@@ -43,10 +45,15 @@ pub fn remember(number: u32, trace: &Trace, natives: Vec<u64>, records: &[ExitRe
     all.get_or_insert_default().insert(number, Arc::new(evaluated));
 }
 
+/// The longest that signals wait for the next load.
+const PATIENCE: Duration = Duration::from_millis(1);
+
 /// The guest of a live process.
 struct Live<'a> {
     context: *mut Context,
     evaluated: &'a Evaluated,
+    blocked: Option<SignalsBlocked>,
+    since: Instant,
 }
 
 impl Guest for Live<'_> {
@@ -61,6 +68,11 @@ impl Guest for Live<'_> {
     }
 
     fn load(&mut self, address: u64, bytes: u32) -> Result<u128, Fault> {
+        if self.since.elapsed() > PATIENCE {
+            self.blocked = None;
+            self.blocked = Some(SignalsBlocked::new());
+            self.since = Instant::now();
+        }
         // SAFETY: the guest would access these bytes here; a fault is the guest's own.
         Ok(unsafe { guest_load(address, bytes) })
     }
@@ -85,12 +97,12 @@ impl Guest for Live<'_> {
 /// What a trace function is: runs the unit's trace from its entry (`record` null) or behind the call of `record`, and
 /// returns the record of the exit.
 extern "C" fn evaluate(context: *mut Context, record: *mut Record, number: u32) -> u64 {
-    let _blocked = SignalsBlocked::new();
+    let blocked = Some(SignalsBlocked::new());
     let all = EVALUATED.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(evaluated) = all.as_ref().and_then(|all| all.get(&number)).cloned() else { std::process::abort() };
     drop(all);
     let trace = &evaluated.trace;
-    let mut guest = Live { context, evaluated: &evaluated };
+    let mut guest = Live { context, evaluated: &evaluated, blocked, since: Instant::now() };
     let (mut machine, result) = if record.is_null() {
         let mut machine = Box::new(Machine::new(trace));
         let result = machine.enter(trace, &mut guest, u64::MAX);

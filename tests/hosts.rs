@@ -68,6 +68,12 @@ fn exceptions() {
 }
 
 #[test]
+fn stack_walks() {
+    check(&["walk.cc"], "-O2 -no-pie", Shared);
+    check(&["walk.cc"], "-O0", Static);
+}
+
+#[test]
 fn threads() {
     check(&["threads.c", "switch.c"], "-O2", Static);
     check(&["threads.c", "switch.c"], "-O0", Shared);
