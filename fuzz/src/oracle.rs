@@ -178,6 +178,44 @@ impl Case {
         self.check_compiled(executor, start, &end, exit, tally)
     }
 
+    /// Compares all three where one guard was made to fail, from the state of the recording: whatever the guard tests, its
+    /// exit must describe the state between the same two instructions.
+    pub fn check_forced(
+        &self,
+        executor: &mut Executor,
+        start: &Snapshot,
+        forced: Exit,
+        tally: &mut Tally,
+    ) -> Result<(), Failure> {
+        *executor.arena_mut() = start.arena;
+        let mut guest = ArenaGuest { executor, state: start.state };
+        let evaluated = Machine::new(&self.trace).enter(&self.trace, &mut guest, 10_000);
+        let end = Snapshot { state: guest.state, arena: *executor.arena() };
+        if evaluated != Ok(eval::Outcome::Exit(forced)) {
+            return Err(
+                self.mismatch(start, &format!("{forced} is forced, but the evaluation ended with {evaluated:?}"))
+            );
+        }
+        let data = &self.trace.exits[forced];
+        let steps = data.step as usize;
+        let (next_pc, hardware) = self.step_hardware(executor, start, steps)?;
+        // A branch that would have gone the other way.
+        let other = steps.checked_sub(1).and_then(|last| self.block.get(last)).is_some_and(|last| {
+            let target = if last.is_jcc_short_or_near() { last.near_branch_target() } else { data.pc };
+            data.pc == target || data.pc == last.next_ip()
+        });
+        if data.pc != next_pc && !other {
+            return Err(self.mismatch(start, &format!("{forced} goes to {:#x} from {next_pc:#x}", data.pc)));
+        }
+        let undefined = self.block[..steps].iter().fold(0, |undefined, inst| maybe_undefined(inst, undefined));
+        tally.masked_flags += u64::from(undefined.count_ones());
+        let flags = u64::from(FLAGS_MASK & !undefined);
+        self.compare("hardware", &hardware, "evaluator", &end, forced, flags, tally)
+            .map_err(|text| self.mismatch(start, &text))?;
+        tally.compared += 1;
+        self.check_compiled(executor, start, &end, forced, tally)
+    }
+
     /// Compares all three from each of `starts`, one source after the other, which is much faster. Only for a single
     /// instruction.
     pub fn check_all(&self, executor: &mut Executor, starts: &[Snapshot], tally: &mut Tally) -> Result<(), Failure> {

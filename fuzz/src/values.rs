@@ -1,9 +1,9 @@
 //! Values that sit at the edges where instructions misbehave.
 //!
-//! Uniformly random operands almost never carry, overflow, shift by zero or meet a NaN. So a general register is one
-//! time in eight each 0, all ones, a single bit, a count around operand widths, a sign-extended 32-bit number or a byte, and random
-//! otherwise; most vector lanes hold interesting
-//! numbers of either precision. Now and then a whole register file has a `Theme`.
+//! Uniformly random operands almost never carry, overflow, shift by zero or meet a NaN. So a general register is one time
+//! in eight each 0, all ones, a single bit, a count around operand widths, a sign-extended 32-bit number or a byte, and
+//! random otherwise; most vector lanes hold interesting numbers of either precision. Now and then a whole register file
+//! has a theme, so that its values meet each other.
 
 use crate::native::State;
 use crate::rng::Rng;

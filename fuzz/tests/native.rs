@@ -14,8 +14,9 @@ use redmagic_fuzz::reduce::reduce;
 use redmagic_fuzz::rng::Rng;
 use redmagic_fuzz::shapes::{Places, Shapes};
 use redmagic_fuzz::values;
-use redmagic_ir::Trace;
+use redmagic_ir::{Entity, Exit, Inst, Opcode, Trace, Type};
 use redmagic_passes::Pipeline;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -184,10 +185,70 @@ fn block(bench: &mut Bench, blocks: &mut Blocks, transform: &dyn Fn(&mut Trace),
     check(executor, &small, &mut Tally::default())
 }
 
+/// Makes guard number `number` of a trace fail, and says by which exit; `None` if there are not so many.
+fn force(trace: &mut Trace, number: usize) -> Option<Exit> {
+    let is_guard = |trace: &Trace, value| trace.insts[value].exit().is_some();
+    for segment in trace.segments.keys().collect::<Vec<_>>() {
+        for at in 0..trace.segments[segment].insts.len() {
+            let value = trace.segments[segment].insts[at];
+            if !is_guard(trace, value) {
+                continue;
+            }
+            let before = trace.segments.values().take(segment.index()).flat_map(|segment| &segment.insts);
+            let before = before.chain(&trace.segments[segment].insts[..at]);
+            if before.filter(|&&other| is_guard(trace, other)).count() == number {
+                let fails = trace.insts[value].op == Opcode::GuardNot;
+                let constant = trace.add_inst(Inst::constant(Type::I1, i64::from(fails)));
+                trace.insts[value].args[0] = constant;
+                trace.segments[segment].insts.insert(at, constant);
+                return trace.insts[value].exit();
+            }
+        }
+    }
+    None
+}
+
+/// Leaves each trace at every one of its guards.
+fn sweep(bench: &mut Bench, blocks: &mut Blocks, transform: &dyn Fn(&mut Trace), rng: &mut Rng) -> Result<(), Failure> {
+    let places = bench.places;
+    let insts = blocks.block(2 + rng.below(30), bench.executor.block_address(), &places, rng);
+    let mut start = bench.snapshot(rng);
+    place_block(&mut start.state, &places, rng);
+    for number in 0.. {
+        let forced = Cell::new(None);
+        let change = |trace: &mut Trace| {
+            transform(trace);
+            forced.set(force(trace, number));
+        };
+        let Bench { executor, backend, tally, .. } = bench;
+        let Some(case) = Case::new(executor, backend, &insts, &start, &change, tally)? else { break };
+        let Some(exit) = forced.get() else { break };
+        case.check_forced(executor, &start, exit, tally)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn every_guard_leaves_the_state_of_the_hardware() {
+    let mut bench = Bench::new();
+    let mut blocks = Blocks::new(Shapes::all());
+    for round in 0..400 * scale() {
+        let case = seed() + round;
+        if let Err(failure) = sweep(&mut bench, &mut blocks, &|_| (), &mut Rng::new(case)) {
+            bench.note("sweep", case, failure);
+        }
+        let optimise = |trace: &mut Trace| drop(redmagic_passes::optimise(trace, &Pipeline::default()));
+        if let Err(failure) = sweep(&mut bench, &mut blocks, &optimise, &mut Rng::new(case)) {
+            bench.note("optimised sweep", case, failure);
+        }
+    }
+    bench.finish("exit sweep");
+}
+
 /// The comparison is worth something only if it notices wrong traces.
 #[test]
 fn wrong_traces_are_noticed() {
-    use redmagic_ir::Opcode as Op;
+    use Opcode as Op;
     let pairs = [
         (Op::Add, Op::Sub),
         (Op::Sub, Op::Add),
