@@ -97,13 +97,14 @@ int main(void) {
     struct itimerval every = {{0, 1000}, {0, 1000}};
     setitimer(ITIMER_REAL, &every, NULL);
 
-    double end = now() + 0.4;
+    /* The clocks end what goes wrong; a busy machine is given time. */
+    double end = now() + 20;
     long bad = 0;
-    for (long round = 0; now() < end; round++) {
+    for (long round = 0; ticks < 300 && now() < end; round++) {
         long r[8] = {round, 200};
         if (vm_run(work, r) != plain_work(round, 200)) bad++;
     }
-    printf("under fire: %ld wrong, in handlers: %ld wrong, ticked: %d\n", bad, wrong, ticks > 50);
+    printf("under fire: %ld wrong, in handlers: %ld wrong, ticked: %d\n", bad, wrong, ticks >= 300);
 
     mode = 1;
     long counts = 0;
@@ -115,7 +116,7 @@ int main(void) {
 
     mode = 2;
     volatile long jumps = 0, finished = 0;
-    double late = now() + 5;
+    double late = now() + 20;
     while (jumps < 60 && now() < late) {
         if (sigsetjmp(out, 1)) {
             jumps++;
