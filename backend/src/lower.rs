@@ -215,7 +215,7 @@ impl Lowering<'_, '_> {
         }
         match &data.terminator {
             Terminator::Jump(target) => self.jump(target),
-            Terminator::Switch { value, cases, default } => self.switch(*value, cases, default),
+            Terminator::Switch { value, cases, default } => self.switch(segment, *value, cases, default),
             Terminator::Call(call) => self.residual_call(segment, call),
             Terminator::Leave(exit) => self.leave(*exit),
         }
@@ -260,7 +260,18 @@ impl Lowering<'_, '_> {
         Ok(())
     }
 
-    fn switch(&mut self, value: IrValue, cases: &[(u64, Target)], default: &Target) -> Result<(), BackendError> {
+    fn switch(
+        &mut self,
+        segment: Segment,
+        value: IrValue,
+        cases: &[(u64, Target)],
+        default: &Target,
+    ) -> Result<(), BackendError> {
+        if let [(number, case)] = cases
+            && self.trace.ty(value) == Type::I1
+        {
+            return self.branch(value, *number == 1, case, default, case.segment == segment);
+        }
         let mask = self.trace.ty(value).mask();
         let value = self.general(Operand::Trace(value))?;
         let mut switch = Switch::new();
@@ -275,6 +286,34 @@ impl Lowering<'_, '_> {
         edges.push((otherwise, default));
         switch.emit(&mut self.builder, value, otherwise);
         for (edge, target) in edges {
+            self.builder.switch_to_block(edge);
+            self.builder.seal_block(edge);
+            // What is converted on one edge is not defined on the next.
+            self.scope += 1;
+            self.jump(target)?;
+        }
+        Ok(())
+    }
+
+    /// A switch on a truth value with one case: goes there if the value is `expected`. The other way is the unlikely one, and
+    /// leaves the straight line as an exit does; but behind a loop of one segment it follows, so that the way back is the
+    /// branch itself.
+    fn branch(
+        &mut self,
+        value: IrValue,
+        expected: bool,
+        likely: &Target,
+        unlikely: &Target,
+        repeats: bool,
+    ) -> Result<(), BackendError> {
+        let value = self.general(Operand::Trace(value))?;
+        let failed = if expected { self.negate(value) } else { value };
+        let (away, next) = (self.builder.create_block(), self.builder.create_block());
+        if !repeats {
+            self.builder.set_cold_block(away);
+        }
+        self.builder.ins().brif(failed, away, &[], next, &[]);
+        for (edge, target) in [(next, likely), (away, unlikely)] {
             self.builder.switch_to_block(edge);
             self.builder.seal_block(edge);
             // What is converted on one edge is not defined on the next.

@@ -240,7 +240,8 @@ pub struct Target {
 pub enum Terminator {
     /// Goes on in another segment.
     Jump(Target),
-    /// Goes to the case with the value's number, else to the default.
+    /// Goes to the case with the value's number, else to the default. On a truth value with one case, the case is the
+    /// likely way.
     Switch {
         /// What is tested (i1, or a word type).
         value: Value,

@@ -551,19 +551,30 @@ impl<'t, 'b> Copier<'t, 'b> {
                 return None;
             }
         }
-        let back = body.args.iter().map(|arg| self.map(&copy, *arg)).collect();
+        let mut back: Vec<Value> = body.args.iter().map(|arg| self.map(&copy, *arg)).collect();
+        let (insts, mut exits) = (copy.insts, copy.exits);
+        // Parameters that are the same at first and next are the same.
+        while let Some((extra, kept)) = twins(&params) {
+            let rename = |value: Value| if value == extra { kept } else { value };
+            params.retain(|param| param.0 != extra);
+            params.iter_mut().for_each(|param| param.2 = rename(param.2));
+            insts.iter().for_each(|value| self.scope.trace.insts[*value].map_operands(rename));
+            exits.iter_mut().for_each(|(_, data)| data.map_values(rename));
+            flush.iter_mut().for_each(|store| store.2 = rename(store.2));
+            back.iter_mut().for_each(|arg| *arg = rename(*arg));
+        }
         let extents = self.extents();
         let mut constants = std::mem::take(&mut self.scope.pool);
         constants.retain(|value| !self.constants_before.contains(value));
         let mut preheader = std::mem::take(&mut self.made);
         preheader.extend(&copy.preheader);
-        let strip = (STRIP / copy.insts.len().max(1) as i64).clamp(64, 60_000);
+        let strip = (STRIP / insts.len().max(1) as i64).clamp(64, 60_000);
         Some(Plan {
             constants,
             preheader,
             params,
-            insts: copy.insts,
-            exits: copy.exits,
+            insts,
+            exits,
             flush,
             back,
             accesses: self.accesses,
@@ -584,6 +595,14 @@ impl<'t, 'b> Copier<'t, 'b> {
         }
         extents
     }
+}
+
+/// Two parameters that are the same at first and next: the second and the first of them.
+fn twins(params: &[(Value, Value, Value)]) -> Option<(Value, Value)> {
+    params.iter().enumerate().find_map(|(at, (extra, start, next))| {
+        let kept = params[..at].iter().find(|(_, other, last)| other == start && last == next)?;
+        Some((*extra, kept.0))
+    })
 }
 
 /// Notes that a value changes from iteration to iteration.
