@@ -44,6 +44,7 @@ mod convert;
 mod cover;
 pub mod coverage;
 mod emit;
+mod fastmap;
 mod flags;
 mod float;
 mod int;

@@ -11,6 +11,7 @@
 
 use crate::branch::ResidualCall;
 use crate::cover::{Handler, handler};
+use crate::fastmap::FastMap;
 use crate::flags::{BORROW_FLAGS, Flags, Kind};
 use crate::liveness::Liveness;
 use crate::recording::{Code, End, Event, Recording};
@@ -19,7 +20,6 @@ use crate::resume::Declared;
 use crate::state::SlotState;
 use iced_x86::{Instruction, InstructionInfoFactory};
 use redmagic_ir::{Exit, ExitKind, Segment, Slot, Trace, Type, Value};
-use std::collections::HashMap;
 
 /// A lifted recording.
 #[derive(Clone, Debug)]
@@ -57,8 +57,9 @@ pub(crate) struct Lifter<'a> {
     pub first_epoch_exits: Option<usize>,
     /// Slots whose place in the context a native operation of this epoch has overwritten.
     pub overwritten: [bool; Slot::COUNT],
-    pub constants: HashMap<(Type, i64), Value>,
-    pub shared_exits: HashMap<(u64, u32), Vec<Exit>>,
+    pub constants: FastMap<(Type, i64), Value>,
+    /// The exits that the current event has made.
+    pub shared_exits: Vec<Exit>,
     pub liveness: Liveness,
     /// Memory in which loads get resume exits.
     pub declared: Declared,
@@ -96,8 +97,8 @@ pub fn lift(recording: &Recording, code: &dyn Code) -> Result<Lifted, Refusal> {
         first_reads: [None; Slot::COUNT],
         first_epoch_exits: None,
         overwritten: [false; Slot::COUNT],
-        constants: HashMap::new(),
-        shared_exits: HashMap::new(),
+        constants: FastMap::default(),
+        shared_exits: Vec::new(),
         liveness: Liveness::default(),
         declared: Declared::new(&recording.regions),
         info: InstructionInfoFactory::new(),
@@ -135,6 +136,7 @@ impl Lifter<'_> {
         }
         self.seen = Seen::default();
         self.untouched = true;
+        self.shared_exits.clear();
         match *event {
             Event::Inst { ref inst, next, address, value } => {
                 self.seen = Seen { address, value };

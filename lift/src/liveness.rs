@@ -8,8 +8,8 @@
 //! Worked example: at `mov rax, [rdi]; cmp rax, rsi; je …` the flags are dead: `cmp` writes all six before `je` reads.
 
 use crate::Code;
+use crate::fastmap::FastMap;
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic as M, OpKind, Register, RflagsBits};
-use std::collections::HashMap;
 
 /// The six flags that the `flags` slot holds.
 pub(crate) const SLOT_FLAGS: u32 =
@@ -21,7 +21,7 @@ const BUDGET: u32 = 24;
 /// The results of scans so far.
 #[derive(Default)]
 pub(crate) struct Liveness {
-    known: HashMap<u64, bool>,
+    known: FastMap<u64, bool>,
 }
 
 impl Liveness {

@@ -92,12 +92,11 @@ impl Lifter<'_> {
     /// The exit to guest address `pc` with the current state, `step` events from the start.
     pub(crate) fn exit_at(&mut self, pc: u64, step: u32) -> Exit {
         let data = self.exit_data(pc, step, ExitKind::Guest);
-        let same = self.shared_exits.entry((pc, step)).or_default();
-        if let Some(&exit) = same.iter().find(|&&exit| self.trace.exits[exit] == data) {
+        if let Some(&exit) = self.shared_exits.iter().find(|&&exit| self.trace.exits[exit] == data) {
             return exit;
         }
         let exit = self.trace.exits.push(data);
-        same.push(exit);
+        self.shared_exits.push(exit);
         exit
     }
 
