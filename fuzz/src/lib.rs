@@ -30,6 +30,7 @@ pub mod evaluated;
 pub mod mutate;
 pub mod native;
 pub mod oracle;
+pub mod page;
 pub mod place;
 pub mod record;
 pub mod reduce;
