@@ -7,6 +7,7 @@
 //!
 //! Worked example: `add rax, [r14+r13*8-16]; jb pad; push rcx; lea rdx, [next]; jmp rdx; addsd xmm0, [r15]`.
 
+use crate::corpus::{is_executable_alone, placed};
 use crate::native::{ARENA_BYTES, State};
 use crate::place::is_bit_string;
 use crate::rng::Rng;
@@ -86,6 +87,55 @@ impl Blocks {
         block
     }
 
+    /// A block made of real instructions, with their registers, immediates and order: only what leads out of the block's
+    /// rules is changed or left out. Equal addresses stay equal.
+    pub fn adapted(&mut self, code: &[Instruction], places: &Places, rng: &mut Rng) -> Vec<Instruction> {
+        let mut block = Vec::new();
+        let mut undefined = 0;
+        for inst in code {
+            let Some(inst) = self.adapt(inst, places, rng) else { continue };
+            if iced_flags(inst.rflags_read()) & undefined == 0 && Encoder::new(64).encode(&inst, places.pads[0]).is_ok()
+            {
+                undefined = maybe_undefined(&inst, undefined);
+                block.push(inst);
+            }
+        }
+        block
+    }
+
+    /// A real instruction within a block's rules.
+    fn adapt(&mut self, inst: &Instruction, places: &Places, rng: &mut Rng) -> Option<Instruction> {
+        let mut inst = placed(inst, places, rng)?;
+        let near_only = inst.is_loop() || inst.is_loopcc() || inst.is_jcx_short();
+        let stray = is_string(inst.code()) || is_bit_string(&inst) || !is_executable_alone(&inst) || near_only;
+        let excluded = matches!(inst.mnemonic(), Mnemonic::Div | Mnemonic::Idiv | Mnemonic::Leave | Mnemonic::Shld);
+        let flows = matches!(inst.flow_control(), FlowControl::Next | FlowControl::ConditionalBranch);
+        if stray || excluded || !flows || inst.mnemonic() == Mnemonic::Shrd {
+            return None;
+        }
+        // The landing pads may be far away.
+        inst.as_near_branch();
+        let (base, index) = (inst.memory_base(), inst.memory_index());
+        let has_memory = inst.op_kinds().any(|kind| kind == OpKind::Memory);
+        for operand in 0..inst.op_count() {
+            if inst.op_kind(operand) == OpKind::Register {
+                inst.set_op_register(operand, unpinned(inst.op_register(operand)));
+            }
+        }
+        if has_memory && (base.is_gpr() || index.is_gpr()) {
+            let aligned = inst.memory_size().size() == 16;
+            let stack = base == Register::RSP && !aligned;
+            let other = if base.number() % 2 == 0 { Register::R14 } else { Register::R15 };
+            inst.set_memory_base(if stack { Register::RSP } else { other });
+            let indexed = index != Register::None && !aligned;
+            inst.set_memory_index(if indexed { Register::R13 } else { Register::None });
+            let displacement = i64::from(inst.memory_displacement64() as i8) & if aligned { !15 } else { !0 };
+            inst.set_memory_displ_size(u32::from(displacement != 0));
+            inst.set_memory_displacement64(displacement as u64);
+        }
+        self.keeps_pinned(&inst).then_some(inst)
+    }
+
     fn single(&mut self, places: &Places, rng: &mut Rng) -> Option<Instruction> {
         let codes = if rng.one_in(2) { &self.common } else { &self.shapes.codes };
         let code = *rng.pick(codes);
@@ -126,6 +176,14 @@ impl Blocks {
                 && inst.op_register(operand).full_register() == Register::RSP
         });
         !writes_pinned && !names_stack
+    }
+}
+
+/// The register, or one of the same size in the place of a pinned one.
+fn unpinned(register: Register) -> Register {
+    match register.full_register() {
+        Register::R13 | Register::R14 | Register::R15 if register.is_gpr() => register - 5,
+        _ => register,
     }
 }
 

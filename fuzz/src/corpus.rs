@@ -103,7 +103,7 @@ impl Corpus {
 const ADDRESS: u64 = 0x1000_0000;
 
 /// Whether the executor can run the instruction with nothing else around it.
-fn is_executable_alone(inst: &Instruction) -> bool {
+pub fn is_executable_alone(inst: &Instruction) -> bool {
     let excluded = matches!(
         inst.mnemonic(),
         Mnemonic::Nop

@@ -3,7 +3,7 @@
 //! `REDMAGIC_FUZZ_SCALE=n` multiplies the number of cases, `REDMAGIC_FUZZ_SEED=n` moves to other ones, and
 //! `REDMAGIC_FUZZ_ONLY=text` restricts the shapes to encodings whose name contains the text.
 
-use iced_x86::Instruction;
+use iced_x86::{Decoder, DecoderOptions, Instruction};
 use redmagic_backend::{Backend, Options};
 use redmagic_fuzz::blocks::{Blocks, place_block};
 use redmagic_fuzz::native::Executor;
@@ -15,6 +15,7 @@ use redmagic_fuzz::rng::Rng;
 use redmagic_fuzz::shapes::{Places, Shapes};
 use redmagic_fuzz::values;
 use redmagic_ir::{Entity, Exit, Inst, Opcode, Trace, Type};
+use redmagic_lift::coverage::executable_sections;
 use redmagic_passes::Pipeline;
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -164,6 +165,17 @@ fn block(bench: &mut Bench, blocks: &mut Blocks, transform: &dyn Fn(&mut Trace),
         true => blocks.looped(length, start, &places, rng),
         false => blocks.block(length, start, &places, rng),
     };
+    compare_block(bench, &insts, transform, rng)
+}
+
+/// A block from several states; one that fails is made small first.
+fn compare_block(
+    bench: &mut Bench,
+    insts: &[Instruction],
+    transform: &dyn Fn(&mut Trace),
+    rng: &mut Rng,
+) -> Result<(), Failure> {
+    let places = bench.places;
     let starts: Vec<_> = (0..8)
         .map(|_| {
             let mut start = bench.snapshot(rng);
@@ -176,13 +188,57 @@ fn block(bench: &mut Bench, blocks: &mut Blocks, transform: &dyn Fn(&mut Trace),
         let Some(case) = Case::new(executor, backend, insts, &starts[0], transform, tally)? else { return Ok(()) };
         starts.iter().try_for_each(|start| case.check(executor, start, tally))
     };
-    let result = check(executor, &insts, tally);
+    let result = check(executor, insts, tally);
     let Err(Failure::Mismatch(found)) = result else { return result };
     // A block that fails in another way may only be one that makes no sense.
     let kind = |text: &str| text.split_whitespace().next().unwrap_or_default().to_owned();
     let fails = |executor: &mut Executor, insts: &[Instruction]| matches!(check(executor, insts, &mut Tally::default()), Err(Failure::Mismatch(text)) if kind(&text) == kind(&found));
-    let small = reduce(executor, &places, &insts, fails);
+    let small = reduce(executor, &places, insts, fails);
     check(executor, &small, &mut Tally::default())
+}
+
+/// Real code, found where the test runs: the test program's own and the C library's (they are one file if it is static).
+fn real_code() -> Vec<Vec<u8>> {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let library = maps.lines().filter_map(|line| line.split_whitespace().nth(5)).find(|path| path.contains("libc.so"));
+    let files = [std::env::current_exe().ok(), library.map(Into::into)];
+    let mut code = Vec::new();
+    for file in files.into_iter().flatten().filter_map(|path| std::fs::read(path).ok()) {
+        let sections = executable_sections(&file).unwrap_or_default();
+        code.extend(
+            sections.iter().filter(|section| section.bytes.len() > 0x10000).map(|section| section.bytes.to_vec()),
+        );
+    }
+    code
+}
+
+#[test]
+fn blocks_of_real_code_agree_with_the_hardware() {
+    let mut bench = Bench::new();
+    let mut blocks = Blocks::new(Shapes::all());
+    let code = real_code();
+    assert!(!code.is_empty());
+    let places = bench.places;
+    for round in 0..600 * scale() {
+        let case = seed() + round;
+        let mut rng = Rng::new(case);
+        let section = rng.pick(&code);
+        let at = rng.below(section.len() - 0x1000);
+        let real: Vec<_> = Decoder::with_ip(64, &section[at..at + 0x400], 0x1000_0000, DecoderOptions::NONE)
+            .iter()
+            .skip(8)
+            .take(2 + rng.below(60))
+            .collect();
+        let insts = blocks.adapted(&real, &places, &mut rng);
+        let optimise = |trace: &mut Trace| drop(redmagic_passes::optimise(trace, &Pipeline::default()));
+        let transform: &dyn Fn(&mut Trace) = if rng.one_in(2) { &optimise } else { &|_| () };
+        if !insts.is_empty()
+            && let Err(failure) = compare_block(&mut bench, &insts, transform, &mut rng)
+        {
+            bench.note("real code", case, failure);
+        }
+    }
+    bench.finish("blocks of real code");
 }
 
 /// Makes guard number `number` of a trace fail, and says by which exit; `None` if there are not so many.
