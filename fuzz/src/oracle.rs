@@ -178,6 +178,23 @@ impl Case {
         self.check_compiled(executor, start, &end, exit, tally)
     }
 
+    /// Compares hardware and compiled code alone, from a state whose rounding the evaluator does not know. Only for an
+    /// instruction that always goes on to the next one. `false` if it faults.
+    pub fn check_code(&self, executor: &mut Executor, start: &Snapshot, tally: &mut Tally) -> Result<bool, Failure> {
+        let (outcome, hardware) = self.run_hardware(executor, start, self.block.len())?;
+        if matches!(outcome, Outcome::Fault { .. }) {
+            return Ok(false);
+        }
+        let (ending, compiled) = self.run_compiled(executor, start)?;
+        let Ending::Exit(exit) = ending else {
+            return Err(self.mismatch(start, &format!("compiled code ends with {ending:?}")));
+        };
+        self.compare("hardware", &hardware, "compiled", &compiled, exit, u64::from(FLAGS_MASK), tally)
+            .map_err(|text| self.mismatch(start, &text))?;
+        tally.compiled += 1;
+        Ok(true)
+    }
+
     /// Compares all three where one guard was made to fail, from the state of the recording: whatever the guard tests, its
     /// exit must describe the state between the same two instructions.
     pub fn check_forced(

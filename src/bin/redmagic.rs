@@ -166,6 +166,10 @@ fn coverage(file: &str, list: usize) -> Result<String, Failure> {
     text += &line("x87", coverage.count(|treatment| treatment == Treatment::X87));
     text += &line("refused", coverage.count(|treatment| matches!(treatment, Treatment::Refused(_))));
     text += &format!("lifted, x87 left out: {:.4}%\n", coverage.share() * 100.0);
+    // What run-time selection by processor leaves unused elsewhere.
+    let wide = |code: iced_x86::Code| code.encoding() != iced_x86::EncodingKind::Legacy;
+    let vex: u64 = coverage.others().iter().filter(|other| wide(other.1)).map(|other| other.2).sum();
+    text += &format!("native with a VEX or EVEX prefix (AVX and later): {:.4}%\n", share(vex, all));
     for (treatment, code, count) in coverage.others().into_iter().take(list) {
         let why = match treatment {
             Treatment::Refused(reason) => format!("refused: {reason}"),
