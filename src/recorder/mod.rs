@@ -181,7 +181,7 @@ pub struct Recorder {
     pub places: Places,
 }
 
-/// Foreign anchors that a recording may pass before the loops behind them are recorded first.
+/// Anchors other than its own that a recording may pass before the loops behind them are recorded first.
 const MAX_PASSES: u32 = 2;
 
 impl Recorder {
@@ -232,6 +232,7 @@ impl Recorder {
             if let Some((pc, stop)) = self.ending
                 && pc == slot.pc
             {
+                self.ending = None;
                 return stop;
             }
             if self.log.len() == self.limit {
@@ -523,8 +524,9 @@ impl Recorder {
             && own.id == id
         {
             if own.site != site {
-                // Compilers duplicate the anchor's code: go on until its own place comes again.
-                return Ok(());
+                // Compilers duplicate the anchor's code: go on until its own place comes again, unless the loop goes
+                // round without it.
+                return self.pass();
             }
             if self.start_rsp == context.rsp().wrapping_add(own.landing.stack) {
                 self.ending = Some((own.start(), Stop::Close));
@@ -537,12 +539,17 @@ impl Recorder {
                 Ok(())
             }
             Some(other) if other.disabled.load(Acquire) => Ok(()),
-            _ if self.passes == MAX_PASSES => Err(Stop::GiveUp(GiveUp::InnerLoop)),
-            _ => {
-                self.passes += 1;
-                Ok(())
-            }
+            _ => self.pass(),
         }
+    }
+
+    /// Goes on past an anchor where the recording does not end.
+    fn pass(&mut self) -> Result<(), Stop> {
+        if self.passes == MAX_PASSES {
+            return Err(Stop::GiveUp(GiveUp::InnerLoop));
+        }
+        self.passes += 1;
+        Ok(())
     }
 
     #[expect(unsafe_code, reason = "reads the return address, as the guest's return does")]
