@@ -74,6 +74,12 @@ fn stack_walks() {
 }
 
 #[test]
+fn identity() {
+    check(&["identity.c"], "-O2", Shared);
+    check(&["identity.c"], "-O0", Shared);
+}
+
+#[test]
 fn threads() {
     check(&["threads.c", "switch.c"], "-O2", Static);
     check(&["threads.c", "switch.c"], "-O0", Shared);
