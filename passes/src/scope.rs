@@ -114,11 +114,17 @@ impl<'t> Scope<'t> {
 
     /// The value that stands for `value` at this point.
     pub(crate) fn resolve(&self, value: Value) -> Value {
-        let mut value = self.replacement(value);
-        while self.facts[value].is_some() {
-            value = self.facts[value];
+        let mut value = value;
+        loop {
+            let (replaced, fact) = (self.replaced[value], self.facts[value]);
+            if replaced.is_some() {
+                value = replaced;
+            } else if fact.is_some() {
+                value = fact;
+            } else {
+                return value;
+            }
         }
-        value
     }
 
     /// Makes `value` the same as `other` everywhere.
@@ -272,25 +278,34 @@ impl<'t> Scope<'t> {
     /// that others may be the same as it. Simpler forms may be made on the way.
     pub(crate) fn note(&mut self, value: Value) {
         let inst = self.def(value);
-        match self.simplify(inst) {
-            Simplified::Value(other) if other != value => self.replace(value, other),
-            Simplified::Value(_) => {}
-            Simplified::Inst(inst) => match self.numbers.get(&inst).copied() {
-                Some(other) if other != value => {
-                    let other = self.resolve(other);
-                    self.replace(value, other);
-                }
-                Some(_) | None => {
+        let other = match self.simplify(inst) {
+            Simplified::Value(other) => Some(other),
+            Simplified::Inst(inst) => {
+                let other = self.numbers.get(&inst).copied();
+                if other.is_none() {
                     self.possible[value] = known::possible(self, &inst);
                     self.set_number(inst, value);
                 }
-            },
+                other
+            }
+        };
+        if let Some(other) = other {
+            self.unite(value, other);
         }
     }
 
-    /// The value that stands for `value` wherever it is in reach, without what guards behind it have proved.
-    pub(crate) fn resolve_outside(&self, value: Value) -> Value {
-        self.replacement(value)
+    /// Notes that `value` and `other` are the same wherever they are in reach.
+    pub(crate) fn unite(&mut self, value: Value, other: Value) {
+        let (end, other) = (self.resolve(value), self.resolve(other));
+        if end == other || self.as_const(end).is_some() && self.as_const(other).is_some() {
+            return;
+        }
+        // Constants stand for others, and what has stood for others goes on to.
+        if self.as_const(end).is_some() || end != value {
+            self.set_fact(other, end);
+        } else {
+            self.set_fact(value, other);
+        }
     }
 
     fn place(&mut self, value: Value, inst: Inst) {

@@ -94,6 +94,8 @@ struct Copier<'t, 'b> {
     accesses: Accesses,
     /// Where each class is stored first: how atoms were recorded.
     recorded: Vec<Option<Recorded>>,
+    /// What each parameter is at the end of H.
+    starts: Vec<Value>,
     /// What each atom holds at the end of H.
     ends: Vec<Option<Value>>,
     varying: Vec<Varying>,
@@ -137,6 +139,7 @@ impl<'t, 'b> Copier<'t, 'b> {
             scope,
             body,
             recorded: vec![None; atoms],
+            starts: Vec::new(),
             ends: vec![None; atoms],
             accesses,
             varying: Vec::new(),
@@ -180,6 +183,10 @@ impl<'t, 'b> Copier<'t, 'b> {
                 _ => {}
             }
         }
+        // What rounds will learn holds in H2 only, and not where it begins.
+        self.starts = self.body.args.iter().map(|arg| self.scope.resolve(*arg)).collect();
+        let ends = std::mem::take(&mut self.ends);
+        self.ends = ends.into_iter().map(|end| end.map(|value| self.scope.resolve(value))).collect();
         self.made = std::mem::take(&mut self.scope.out);
     }
 
@@ -191,21 +198,15 @@ impl<'t, 'b> Copier<'t, 'b> {
             for &(member, delta) in &class.members[1..] {
                 let delta = self.scope.constant(Type::I64, delta);
                 let same = self.scope.binary(Opcode::Add, Type::I64, origin, delta);
-                self.scope.set_fact(member, same);
+                self.scope.unite(member, same);
             }
         }
     }
 
-    /// The class and distance of an index-less access.
-    fn place_of(&self, address: &Address) -> Option<(usize, i64)> {
-        if address.index.is_some() {
-            return None;
-        }
-        let offset = i64::from(address.offset);
-        self.accesses.place(address.root, offset).or_else(|| {
-            let sum = bounds::sum(&self.scope, address.root);
-            self.accesses.place(sum.value, sum.addend.checked_add(offset)?)
-        })
+    /// Whether two values are the same distance from the same value.
+    fn is_same(&self, one: Value, other: Value) -> bool {
+        let (one, other) = (bounds::sum(&self.scope, one), bounds::sum(&self.scope, other));
+        one.value == other.value && one.addend == other.addend
     }
 
     fn first_access(&mut self, value: Value, inst: &Inst, limits: &[(Value, Value)]) {
@@ -230,10 +231,7 @@ impl<'t, 'b> Copier<'t, 'b> {
         if store {
             self.ends[atom] = Some(self.scope.resolve(inst.args[2]));
         } else if let Some(known) = self.ends[atom] {
-            let known = self.scope.resolve(known);
-            if known != value {
-                self.scope.replace(value, known);
-            }
+            self.scope.unite(value, known);
         } else {
             self.ends[atom] = Some(value);
         }
@@ -385,7 +383,7 @@ impl<'t, 'b> Copier<'t, 'b> {
         let fixed = (!address.index.is_some()).then(|| self.accesses.place(root, i64::from(address.offset))).flatten();
         if let Some((class, offset)) = fixed {
             // The address in H2 must be one that is known to be the same.
-            if self.place_of(&address) != fixed {
+            if !self.is_same(address.root, self.scope.resolve(root)) {
                 return Err(Setback::Root(root));
             }
             let atom = self.accesses.atom(class, offset, inst.ty).filter(|atom| self.accesses.atoms[*atom].clean);
@@ -533,7 +531,7 @@ impl<'t, 'b> Copier<'t, 'b> {
         let mut params = Vec::new();
         for (at, param) in copy.params.iter().enumerate() {
             if let Some(param) = param {
-                params.push((*param, self.scope.resolve_outside(body.args[at]), self.map(&copy, body.args[at])));
+                params.push((*param, self.starts[at], self.map(&copy, body.args[at])));
             }
         }
         let mut flush = Vec::new();
@@ -542,7 +540,7 @@ impl<'t, 'b> Copier<'t, 'b> {
             let atom = self.accesses.atoms[at];
             let Some(end) = copy.cells[at].map(|value| self.scope.resolve(value)) else { continue };
             if let (Some(param), Some(start)) = (param, self.ends[at]) {
-                params.push((*param, self.scope.resolve_outside(start), end));
+                params.push((*param, start, end));
                 if self.waits(at) && !self.is_dead(atom.frame, atom.class, atom.offset, atom.ty, &here) {
                     let (root, offset) = self.address_of(atom.class, atom.offset);
                     flush.push((atom.ty, Address::new(root, offset as i32), end, self.recorded[at]));
@@ -569,18 +567,7 @@ impl<'t, 'b> Copier<'t, 'b> {
         let mut preheader = std::mem::take(&mut self.made);
         preheader.extend(&copy.preheader);
         let strip = (STRIP / insts.len().max(1) as i64).clamp(64, 60_000);
-        Some(Plan {
-            constants,
-            preheader,
-            params,
-            insts,
-            exits,
-            flush,
-            back,
-            accesses: self.accesses,
-            extents,
-            strip,
-        })
+        Some(Plan { constants, preheader, params, insts, exits, flush, back, accesses: self.accesses, extents, strip })
     }
 
     /// The varying accesses that matter, each once.
