@@ -250,10 +250,11 @@ fn step_to(
 ) -> Result<(), Stop> {
     recorder.limit = target + usize::from(is_call);
     while recorder.log.len() < recorder.limit {
+        let before = recorder.log.len();
         match recorder.run(context, runtime) {
             Stop::Call if is_call && recorder.log.len() == recorder.limit => return Ok(()),
             // Anchors: nothing to stop for.
-            Stop::Close | Stop::Anchor(_) | Stop::GiveUp(GiveUp::InnerLoop) => {}
+            Stop::Close | Stop::Anchor(_) | Stop::GiveUp(GiveUp::InnerLoop) if recorder.log.len() > before => {}
             Stop::GiveUp(GiveUp::TooLong) => break,
             stop => return Err(stop),
         }
