@@ -369,6 +369,7 @@ fn unit(recorder: &Recorder, trace: &Trace, lowered: Lowered, wide: bool, vector
         .map(|(((exit, data), code), vectors)| ExitInfo {
             code,
             pc: data.pc,
+            step: data.step,
             kind: data.kind,
             vectors: *vectors,
             is_call: calls.contains(&exit),

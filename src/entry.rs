@@ -36,6 +36,9 @@ const MIN_RECORDING: usize = 60;
 /// Failures in a row after which a loop or an exit is left alone.
 const MAX_FAILURES: u32 = 8;
 
+/// What is hot while no time may be spent on it is looked at again after so many times the threshold.
+const LATER: u32 = 4;
+
 /// Trace entries of threads that have ended.
 static ENTRIES: AtomicU64 = AtomicU64::new(0);
 
@@ -103,6 +106,7 @@ pub extern "C" fn on_anchor(context: *mut Context, id: u64) -> Next {
         && function != 0
     {
         thread.entries.set(thread.entries.get() + 1);
+        own.entries.store(own.entries.load(Relaxed).wrapping_add(1), Relaxed);
         runtime.rewind(id);
         land(&mut thread.context, own);
         return Next::enter(function);
@@ -121,6 +125,10 @@ fn warm_anchor(runtime: &'static Runtime, thread: &mut Thread, known: Option<&'s
         None => runtime.find_or_add(id, thread.context.rip),
     };
     if own.disabled.load(Relaxed) || !heat_up(&own.heat, passes) {
+        return Next::back();
+    }
+    if !runtime.may_compile() {
+        own.heat.store(i32::try_from(runtime.hot_loop().saturating_mul(LATER)).unwrap_or(i32::MAX), Relaxed);
         return Next::back();
     }
     if thread.recorder.is_some() {
@@ -539,6 +547,11 @@ fn begin_at_exit(runtime: &'static Runtime, thread: &mut Thread, record: &ExitRe
     }
     let origin = origin_of_exit(runtime, info.kind, record);
     drop(shared);
+    if !runtime.may_compile() {
+        demote(runtime, &mut runtime.lock(), record);
+        cool_exit(&mut runtime.lock(), record.unit, record.index, runtime.hot_exit().saturating_mul(LATER));
+        return leave_anywhere(runtime, &thread.context);
+    }
     if dropped || (thread.recorder.is_some() && !is_stale(thread)) {
         cool_exit(&mut runtime.lock(), record.unit, record.index, 1);
         return leave_anywhere(runtime, &thread.context);
@@ -552,6 +565,25 @@ fn begin_at_exit(runtime: &'static Runtime, thread: &mut Thread, record: &ExitRe
         give_up(runtime, thread, GiveUp::Interrupted);
     }
     begin(runtime, thread, origin)
+}
+
+/// Takes a trace out of use that does not pay: most entries leave it by this exit, soon after they have begun, and there is
+/// no side trace to go on in.
+fn demote(runtime: &'static Runtime, shared: &mut Locked, record: &ExitRecord) {
+    /// An entry and an exit cost about as much as so many instructions of the interpreter.
+    const WORTHWHILE: u32 = 250;
+    let Some(unit) = shared.exit_of(record) else { return };
+    let (step, function) = (unit.exits[record.index as usize].step, unit.function);
+    let Origin::Anchor(own) = unit.origin else { return };
+    let taken = u64::from(runtime.hot_exit());
+    if unit.dropped || step >= WORTHWHILE || own.entries.swap(0, Relaxed) > taken.saturating_mul(u64::from(2 * LATER)) {
+        return;
+    }
+    shared.log(2, &format!("{}: dropped, because it is left after {step} instructions", describe(&Origin::Anchor(own))));
+    runtime.drop_units(shared, |unit| unit.function == function);
+    let failures = own.failures.fetch_add(1, Relaxed).min(10);
+    let delay = runtime.hot_loop().saturating_mul(64 << failures);
+    own.heat.store(i32::try_from(delay).unwrap_or(i32::MAX), Relaxed);
 }
 
 /// A recording from an exit to an anchor is one of that anchor.

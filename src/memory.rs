@@ -1,4 +1,4 @@
-//! Memory that the library asks the system for, and the guest's memory.
+//! Memory that the library asks the system for, the guest's memory, and what else needs the system.
 //!
 //! # Invariants
 //! - Code is written through one view of the [`Arena`] and executed through another; no page is both.
@@ -221,9 +221,26 @@ pub unsafe fn guest_store(address: u64, bytes: u32, value: u128) {
     }
 }
 
-/// While it lives, the calling thread takes no signals but those of faults.
+/// The processor time of this process so far, in nanoseconds.
+pub fn process_time() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes the structure.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+// SAFETY: as POSIX declares it.
+unsafe extern "C" {
+    fn pthread_setcancelstate(state: libc::c_int, old: *mut libc::c_int) -> libc::c_int;
+}
+
+const PTHREAD_CANCEL_DISABLE: libc::c_int = 1;
+
+/// While it lives, the calling thread takes no signals but those of faults, and is not cancelled: it would be unwound out of
+/// the library's own frames, which no exception leaves.
 pub struct SignalsBlocked {
     old: libc::sigset_t,
+    old_cancel_state: libc::c_int,
     /// The mask belongs to the thread.
     _thread: PhantomData<*const ()>,
 }
@@ -233,6 +250,7 @@ impl SignalsBlocked {
     pub fn new() -> SignalsBlocked {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
         let mut old = MaybeUninit::<libc::sigset_t>::zeroed();
+        let mut old_cancel_state = 0;
         // SAFETY: both sets are written before they are read.
         unsafe {
             libc::sigfillset(set.as_mut_ptr());
@@ -240,15 +258,19 @@ impl SignalsBlocked {
                 libc::sigdelset(set.as_mut_ptr(), signal);
             }
             libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), old.as_mut_ptr());
-            SignalsBlocked { old: old.assume_init(), _thread: PhantomData }
+            pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &mut old_cancel_state);
+            SignalsBlocked { old: old.assume_init(), old_cancel_state, _thread: PhantomData }
         }
     }
 }
 
 impl Drop for SignalsBlocked {
     fn drop(&mut self) {
-        // SAFETY: the mask that was in force before.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.old, ptr::null_mut()) };
+        // SAFETY: the state and the mask that were in force before.
+        unsafe {
+            pthread_setcancelstate(self.old_cancel_state, ptr::null_mut());
+            libc::pthread_sigmask(libc::SIG_SETMASK, &self.old, ptr::null_mut());
+        }
     }
 }
 

@@ -56,6 +56,9 @@ pub struct Options {
     pub max_depth: u32,
     /// Optimised operations that a trace may have.
     pub max_operations: u32,
+    /// How much of the process's time may go into recording and compiling, in percent; 0 is no limit. Checks and the
+    /// evaluator lift it.
+    pub compile_share: u32,
     /// File names (or their ends) of modules that are traced into beside the anchor's own.
     pub trace_modules: Vec<String>,
 }
@@ -76,6 +79,7 @@ impl Default for Options {
             max_recording: 30_000,
             max_depth: 60,
             max_operations: 12_000,
+            compile_share: 20,
             trace_modules: Vec::new(),
         }
     }
@@ -109,7 +113,7 @@ impl fmt::Display for OptionError {
 }
 
 /// The names of all options but `enabled`; in the environment in capitals, behind `REDMAGIC_`.
-pub const NAMES: [&str; 13] = [
+pub const NAMES: [&str; 14] = [
     "hot_loop",
     "hot_exit",
     "passes",
@@ -121,6 +125,7 @@ pub const NAMES: [&str; 13] = [
     "max_recording",
     "max_depth",
     "max_operations",
+    "compile_share",
     "trace_module",
     "enabled",
 ];
@@ -187,6 +192,7 @@ impl Options {
             "max_recording" => self.max_recording = number()?.clamp(100, 1_000_000),
             "max_depth" => self.max_depth = number()?.max(1),
             "max_operations" => self.max_operations = number()?.max(1),
+            "compile_share" => self.compile_share = number()?.min(100),
             "trace_module" => {
                 let modules = value.split(',').map(str::trim).filter(|module| !module.is_empty());
                 self.trace_modules.extend(modules.map(str::to_owned));

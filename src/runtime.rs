@@ -18,7 +18,7 @@ use crate::log;
 use crate::loops::{Loop, Loops};
 use crate::memory::{Arena, SignalsBlocked};
 use crate::modules::Modules;
-use crate::options::{Check, OptionError, Options};
+use crate::options::{Check, Engine, OptionError, Options};
 use crate::pieces::{self, Heat, VectorState};
 use crate::recorder::Origin;
 use crate::recorder::places::Terms;
@@ -310,6 +310,15 @@ impl Runtime {
         self.counter(Runtime::bucket(id)).store(0, Relaxed);
     }
 
+    /// Lets the anchors of an id pass again, if no other loop with a trace shares their counter.
+    fn unpin(&self, id: u64) {
+        let bucket = Runtime::bucket(id);
+        let shared = |other: &&Loop| Runtime::bucket(other.id) == bucket && other.function.load(Relaxed) != 0;
+        if !self.loops.all().iter().any(shared) {
+            self.pinned[bucket].store(false, Relaxed);
+        }
+    }
+
     /// Passes before a loop is recorded.
     pub fn hot_loop(&self) -> u32 {
         self.hot_loop.load(Relaxed)
@@ -367,6 +376,19 @@ impl Runtime {
             (Treatment::Ordinary, Some(_)) if shared.modules.is_unresolved(target) => Decision::Unresolved,
             (Treatment::Ordinary, Some(_)) => Decision::Into,
         }
+    }
+
+    /// Whether recording and compiling may take more time now.
+    ///
+    /// A trace costs milliseconds and gains a little every time that it runs. Programs of many paths would spend more on
+    /// traces than these gain: then the next ones wait until the process has run for longer.
+    pub fn may_compile(&'static self) -> bool {
+        /// Every process may spend as much, in nanoseconds.
+        const FREE: u64 = 50_000_000;
+        let Options { compile_share, check, backend, .. } = self.lock().options;
+        let spent = COUNTERS.recording_ns.load(Relaxed) + COUNTERS.compile_ns.load(Relaxed);
+        let unlimited = compile_share == 0 || check != Check::Off || backend == Engine::Eval;
+        unlimited || spent <= FREE || spent - FREE <= crate::memory::process_time() / 100 * u64::from(compile_share)
     }
 
     /// Says how a function is treated from now on.
@@ -456,6 +478,7 @@ impl Runtime {
             stats::add(&COUNTERS.traces_dropped, 1);
             if let Origin::Anchor(own) = unit.origin {
                 let _ = own.function.compare_exchange(unit.function, 0, Relaxed, Relaxed);
+                self.unpin(own.id);
                 own.heat.store(i32::try_from(self.hot_loop()).unwrap_or(i32::MAX), Relaxed);
             }
             records::abandon_unit(number as u32);

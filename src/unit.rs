@@ -33,6 +33,8 @@ pub struct ExitInfo {
     pub code: ExitCode,
     /// Where the guest goes on.
     pub pc: u64,
+    /// Recorded instructions before it.
+    pub step: u32,
     /// Where control goes.
     pub kind: ExitKind,
     /// What has to be restored.

@@ -7,11 +7,11 @@
 //! - It is no child that the guest could wait for: it sends no signal when it ends. It is always reaped here.
 //!
 //! Worked example: the trace returns the record of its exit 3; the child copies its context to the report, sets the state
-//! to [`DONE`] and sleeps; the parent compares memory, kills it, and goes on.
+//! to [`DONE`] and sleeps; the parent compares memory, goes on, looks at some words again, and kills it.
 
 #![expect(unsafe_code, reason = "forks, and runs machine code")]
 
-use super::pages::{Change, Reason, Scan};
+use super::pages::{self, Change, Reason, Scan};
 use crate::context::Context;
 use crate::recorder::PendingCall;
 use crate::records::{self, Record};
@@ -32,6 +32,14 @@ pub struct Iteration {
     pub context: Box<Context>,
     /// The words of memory that were changed.
     pub changes: Vec<Change>,
+    child: Child,
+}
+
+impl Iteration {
+    /// A word of the child's memory.
+    pub fn word(&self, address: u64) -> Option<u64> {
+        pages::read_word_of(self.child.pid, address)
+    }
 }
 
 /// Why there is no iteration.
@@ -136,8 +144,7 @@ pub fn run(function: u64, thread: &mut Thread) -> Result<Iteration, Trouble> {
     scan.compare(child.pid).map_err(Trouble::Skipped)?;
     // SAFETY: the child has written a context there and sleeps. It is a plain copy: nothing is dropped twice.
     let (report, context) = unsafe { (&*shared.0, Box::new(ptr::read(&raw const (*shared.0).context))) };
-    drop(child);
-    Ok(Iteration { exit: report.exit, call: report.call, context, changes: scan.into_changes() })
+    Ok(Iteration { exit: report.exit, call: report.call, context, changes: scan.into_changes(), child })
 }
 
 /// Waits for the child's report. Allocates nothing.

@@ -40,6 +40,7 @@ use crate::dump::Report;
 use crate::entry::{Next, describe, describe_call, install, leave_anywhere, make_call_plainly, penalise};
 use crate::exits::{EXIT_STRIDE, ExitRecord};
 use crate::memory::{SignalsBlocked, read_word};
+use crate::recorder::log::MemoryLog;
 use crate::recorder::places::Places;
 use crate::recorder::{GiveUp, Origin, PendingCall, Recorder, Stop, disassembly};
 use crate::runtime::{Limits, Runtime};
@@ -49,7 +50,7 @@ use bounded::MAX_ITERATIONS;
 use child::{Iteration, Trouble};
 use redmagic_backend::{ExitCode, FlagsRecipe};
 use redmagic_ir::{AF, CF, Entity, Exit, ExitValue, FLAGS_MASK, OF, Opcode, Slot, Trace};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::Relaxed;
 
 pub use bounded::bounded;
@@ -84,12 +85,15 @@ pub struct Conclusion {
     pub verdict: Result<Verdict, Difference>,
     /// The residual call that the guest has to make first.
     pub call: Option<PendingCall>,
+    /// How the child has left the trace.
+    pub exit: Option<Exit>,
     /// What was executed natively.
     pub recorder: Option<Recorder>,
 }
 
 /// The state that an exit of the trial stands for.
 struct Expected<'a> {
+    number: Exit,
     exit: &'a redmagic_ir::ExitData,
     code: &'a ExitCode,
     /// It is a back edge.
@@ -115,7 +119,7 @@ impl Trial {
 
     /// Tries it out from the state in the thread's context, where the trace would be entered. Signals are blocked.
     pub fn run(&self, thread: &mut Thread, origin: Origin, runtime: &'static Runtime) -> Conclusion {
-        let untouched = |verdict| Conclusion { verdict, call: None, recorder: None };
+        let untouched = |verdict| Conclusion { verdict, call: None, exit: None, recorder: None };
         let mut iteration = match child::run(self.function, thread) {
             Ok(iteration) => iteration,
             Err(Trouble::Skipped(reason)) => return untouched(Ok(Verdict::Skipped(reason))),
@@ -133,7 +137,7 @@ impl Trial {
             Recorder::new(&thread.context, origin, &limits, Places::default())
         };
         let (verdict, call) = self.step(&expected, &iteration, &mut recorder, &mut thread.context, runtime);
-        Conclusion { verdict, call, recorder: Some(recorder) }
+        Conclusion { verdict, call, exit: Some(expected.number), recorder: Some(recorder) }
     }
 
     /// The exit whose record is at `address`.
@@ -144,11 +148,12 @@ impl Trial {
             return None;
         }
         let code = self.exits.get(index)?;
-        let exit = &self.trace.exits[Exit::from_index(index)];
+        let number = Exit::from_index(index);
+        let exit = &self.trace.exits[number];
         let closes = index >= self.own_exits;
         let (pc, step) = if closes { (self.trace.start, self.length) } else { (exit.pc, exit.step as usize) };
-        let is_call = self.calls.contains(&Exit::from_index(index));
-        Some(Expected { exit, code, closes, is_call, pc, step })
+        let is_call = self.calls.contains(&number);
+        Some(Expected { number, exit, code, closes, is_call, pc, step })
     }
 
     /// Executes natively what the child has executed compiled, and compares.
@@ -310,33 +315,27 @@ fn defined_flags(recipe: FlagsRecipe) -> u32 {
 
 /// Compares bytes that either has written.
 fn compare_memory(iteration: &Iteration, recorder: &Recorder) -> Result<(), Difference> {
-    let changed: BTreeSet<u64> = iteration.changes.iter().map(|change| change.address).collect();
     // All that the child has changed must be so in this process now.
     for change in &iteration.changes {
-        let native = read_word(change.address).unwrap_or(change.before);
-        if native != change.after {
-            let at = u64::from((native ^ change.after).trailing_zeros() / 8);
-            let byte = |word: u64| Some((word >> (at * 8)) as u8);
-            let address = change.address + at;
-            return Err(Difference::Memory { address, expected: byte(native), found: byte(change.after) });
-        }
+        compare_word(change.address, read_word(change.address).unwrap_or(change.before), change.after)?;
     }
-    // All that has changed here must be among that.
-    let mut before: BTreeMap<u64, u8> = BTreeMap::new();
-    for access in recorder.check.iter().flat_map(|check| &check.accesses).filter(|access| access.writes) {
-        for at in 0..access.size {
-            before.entry(access.address.wrapping_add(u64::from(at))).or_insert((access.before >> (at * 8)) as u8);
-        }
-    }
-    let mut word = (0, None);
-    for (address, before) in before.into_iter().filter(|(address, _)| !changed.contains(&(address & !7))) {
-        if word.0 != address & !7 {
-            word = (address & !7, read_word(address & !7));
-        }
-        let now = word.1.map_or(before, |word| (word >> (address % 8 * 8)) as u8);
-        if now != before {
-            return Err(Difference::Memory { address, expected: Some(now), found: Some(before) });
+    // All that was written here must be so in the child.
+    let accesses = recorder.check.iter().flat_map(|check| &check.accesses).filter(|access| access.writes);
+    let bytes = |access: &MemoryLog| (access.address, access.address.wrapping_add(u64::from(access.size)));
+    let words = accesses.map(bytes).flat_map(|(from, to)| (from & !7..to).step_by(8)).collect::<BTreeSet<u64>>();
+    for word in words {
+        if let (Some(native), Some(compiled)) = (read_word(word), iteration.word(word)) {
+            compare_word(word, native, compiled)?;
         }
     }
     Ok(())
+}
+
+fn compare_word(address: u64, native: u64, compiled: u64) -> Result<(), Difference> {
+    if native == compiled {
+        return Ok(());
+    }
+    let at = u64::from((native ^ compiled).trailing_zeros() / 8);
+    let byte = |word: u64| Some((word >> (at * 8)) as u8);
+    Err(Difference::Memory { address: address + at, expected: byte(native), found: byte(compiled) })
 }

@@ -135,6 +135,16 @@ impl Scan {
     }
 }
 
+/// A word of another process.
+pub fn read_word_of(process: libc::pid_t, address: u64) -> Option<u64> {
+    let mut word = 0_u64;
+    let local = libc::iovec { iov_base: (&raw mut word).cast(), iov_len: 8 };
+    let remote = libc::iovec { iov_base: address as *mut _, iov_len: 8 };
+    // SAFETY: the word is valid; the kernel checks the other process's address.
+    let read = unsafe { libc::process_vm_readv(process, &local, 1, &remote, 1, 0) };
+    (read == 8).then_some(word)
+}
+
 /// The private writable mappings in a list of mappings. Fails if the guest has shared ones: the child would write there.
 fn writable(maps: &str) -> Result<Vec<(u64, u64)>, Reason> {
     let mut ranges = Vec::new();
