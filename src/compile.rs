@@ -12,7 +12,7 @@ use crate::check;
 use crate::context::{Context, backend_layout};
 use crate::dump::Report;
 use crate::exits::{EXIT_STRIDE, ExitRecord, NO_UNIT};
-use crate::fork_check::{Trial, bounded};
+use crate::fork_check::{Recorded, Trial, bounded};
 use crate::interpret;
 use crate::options::{Check, Engine};
 use crate::pieces::{self, VectorState};
@@ -23,6 +23,7 @@ use crate::stats::{self, COUNTERS};
 use crate::stubs;
 use crate::unit::{ExitInfo, Unit, exit_vectors, is_wide};
 use redmagic_backend::{BackendError, ExitCode, FlagsRecipe, Request};
+use redmagic_ir::graph::Graph;
 use redmagic_ir::{Exit, ExitValue, NativeOp, Region, RegionKind, Slot, Terminator, Trace, Type};
 use redmagic_lift::{Code, Recording, Refusal};
 use std::collections::BTreeSet;
@@ -196,7 +197,7 @@ fn stages(
     report.section("machine code", || disassembly::code(&lowered.code, lowered.function));
     report.section("exits", || exit_list(&trace, &lowered));
     report.section("summary", || summary.clone());
-    let trial = trial(shared, &trace, recorder.log.len())?;
+    let trial = trial(shared, &trace, recorder)?;
     let wide = is_wide(&trace, vectors);
     let unit = unit(recorder, &trace, lowered, wide, &exit_vectors(&trace, vectors));
     Ok(Compiled { unit, summary, trial })
@@ -281,9 +282,9 @@ fn replay(trace: &Trace, recorder: &Recorder, context: &Context, stage: &'static
     }
 }
 
-/// A few iterations of a trace that was recorded as `length` instructions, to be tried out, if options ask for that and
+/// A few iterations of a trace that was recorded by `recorder`, to be tried out, if options ask for that and
 /// it is possible.
-fn trial(shared: &mut Shared, trace: &Trace, length: usize) -> Result<Option<Trial>, Failure> {
+fn trial(shared: &mut Shared, trace: &Trace, recorder: &Recorder) -> Result<Option<Trial>, Failure> {
     if shared.options.check != Check::Fork || shared.options.backend != Engine::Native {
         return Ok(None);
     }
@@ -293,7 +294,7 @@ fn trial(shared: &mut Shared, trace: &Trace, length: usize) -> Result<Option<Tri
     };
     verify(&bounded)?;
     let lowered = lower(shared, &bounded, NO_UNIT)?;
-    Ok(Some(Trial::new(bounded, trace.exits.len(), length, lowered)))
+    Ok(Some(Trial::new(bounded, trace.exits.len(), Recorded::new(recorder), lowered)))
 }
 
 /// A trace in executable memory.
@@ -386,6 +387,7 @@ fn unit(recorder: &Recorder, trace: &Trace, lowered: Lowered, wide: bool, vector
         exits,
         dependencies: declared.map(|region| (region.start, region.end)).collect(),
         wide,
+        repeats: !Graph::new(trace).headers().is_empty(),
         dropped: false,
     }
 }

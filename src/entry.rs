@@ -575,6 +575,9 @@ fn demote(runtime: &'static Runtime, shared: &mut Locked, record: &ExitRecord) {
     let Some(unit) = shared.exit_of(record) else { return };
     let (step, function) = (unit.exits[record.index as usize].step, unit.function);
     let Origin::Anchor(own) = unit.origin else { return };
+    if unit.repeats {
+        return;
+    }
     let taken = u64::from(runtime.hot_exit());
     if unit.dropped || step >= WORTHWHILE || own.entries.swap(0, Relaxed) > taken.saturating_mul(u64::from(2 * LATER)) {
         return;

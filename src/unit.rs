@@ -23,6 +23,8 @@ pub struct Unit {
     pub dependencies: Vec<(u64, u64)>,
     /// Residual calls save all vector state.
     pub wide: bool,
+    /// It can run for long: the way to an exit says nothing about the time spent in it.
+    pub repeats: bool,
     /// It is no longer entered; activations go on in the guest.
     pub dropped: bool,
 }

@@ -40,7 +40,7 @@ use crate::dump::Report;
 use crate::entry::{Next, describe, describe_call, install, leave_anywhere, make_call_plainly, penalise};
 use crate::exits::{EXIT_STRIDE, ExitRecord};
 use crate::memory::{SignalsBlocked, read_word};
-use crate::recorder::log::MemoryLog;
+use crate::recorder::log::{Entry, EntryKind, MemoryLog};
 use crate::recorder::places::Places;
 use crate::recorder::{GiveUp, Origin, PendingCall, Recorder, Stop, disassembly};
 use crate::runtime::{Limits, Runtime};
@@ -60,14 +60,30 @@ pub struct Trial {
     trace: Trace,
     /// The exits from here on are back edges.
     own_exits: usize,
-    /// The instructions of one iteration.
-    length: usize,
+    recorded: Recorded,
     function: u64,
     code: Vec<u8>,
     records: Box<[ExitRecord]>,
     exits: Vec<ExitCode>,
     /// The exits that are states of residual calls.
     calls: BTreeSet<Exit>,
+}
+
+/// What the recording of a trace was like.
+pub struct Recorded {
+    /// Its instructions: those of one iteration, if it is a loop.
+    pub length: usize,
+    /// The addresses of its residual calls.
+    pub calls: BTreeSet<u64>,
+}
+
+impl Recorded {
+    /// What is left of a recording.
+    pub fn new(recorder: &Recorder) -> Recorded {
+        let is_call = |entry: &&Entry| matches!(entry.kind, EntryKind::Call { .. });
+        let calls = recorder.log.iter().filter(is_call).map(|entry| entry.slot.pc).collect();
+        Recorded { length: recorder.log.len(), calls }
+    }
 }
 
 /// How a trial ended that has not failed.
@@ -105,11 +121,11 @@ struct Expected<'a> {
 }
 
 impl Trial {
-    /// A trial of `trace`, whose exits from `own_exits` on are the back edges of a loop of `length` instructions.
-    pub fn new(trace: Trace, own_exits: usize, length: usize, lowered: Lowered) -> Trial {
+    /// A trial of `trace`, whose exits from `own_exits` on are back edges.
+    pub fn new(trace: Trace, own_exits: usize, recorded: Recorded, lowered: Lowered) -> Trial {
         let Lowered { function, code, records, exits, .. } = lowered;
         let calls = call_states(&trace);
-        Trial { trace, own_exits, length, function, code, records, exits, calls }
+        Trial { trace, own_exits, recorded, function, code, records, exits, calls }
     }
 
     /// Where it begins.
@@ -132,7 +148,7 @@ impl Trial {
         complete_context(&mut iteration.context, expected.code);
         let mut recorder = {
             let limits = runtime.limits(thread.context.rip);
-            let instructions = limits.instructions.max(MAX_ITERATIONS * self.length + 1);
+            let instructions = limits.instructions.max(MAX_ITERATIONS * self.recorded.length + 1);
             let limits = Limits { check: true, instructions, ..limits };
             Recorder::new(&thread.context, origin, &limits, Places::default())
         };
@@ -151,7 +167,7 @@ impl Trial {
         let number = Exit::from_index(index);
         let exit = &self.trace.exits[number];
         let closes = index >= self.own_exits;
-        let (pc, step) = if closes { (self.trace.start, self.length) } else { (exit.pc, exit.step as usize) };
+        let (pc, step) = if closes { (self.trace.start, self.recorded.length) } else { (exit.pc, exit.step as usize) };
         let is_call = self.calls.contains(&number);
         Some(Expected { number, exit, code, closes, is_call, pc, step })
     }
@@ -168,12 +184,16 @@ impl Trial {
         let loops = self.own_exits < self.records.len();
         let mut result = Ok(Verdict::Passed);
         for before in 0..if loops { MAX_ITERATIONS } else { 1 } {
-            let target = before * self.length + expected.step;
+            let target = before * self.recorded.length + expected.step;
             let (call, difference) = match step_to(target, expected.is_call, recorder, context, runtime) {
                 Ok(()) => match compare(expected, iteration, recorder, context) {
                     Ok(()) => return (Ok(Verdict::Passed), expected.is_call.then_some(recorder.call)),
                     Err(difference) => (expected.is_call.then_some(recorder.call), difference),
                 },
+                // The recording has followed the call; since then it was decided otherwise.
+                Err(Stop::Call) if !self.recorded.calls.contains(&context.rip) => {
+                    return (Ok(Verdict::Skipped("a call is no longer followed")), Some(recorder.call));
+                }
                 Err(Stop::Call) => (Some(recorder.call), Difference::Call { expected: recorder.call.target }),
                 Err(_) => (None, Difference::Left { pc: expected.pc, step: expected.step as u32 }),
             };
@@ -190,6 +210,7 @@ impl Trial {
 
     /// Adds what is known of a trial that has failed.
     pub fn describe(&self, report: &mut Report, conclusion: &Conclusion) {
+        report.section("exit", || conclusion.exit.map_or_else(String::new, |exit| exit.to_string()));
         report
             .section("difference", || conclusion.verdict.as_ref().err().map_or_else(String::new, ToString::to_string));
         report.section("one iteration", || self.trace.to_string());

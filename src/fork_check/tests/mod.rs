@@ -132,7 +132,8 @@ fn try_out(text: &str, length: usize, rcx: u64, rsi: u64) -> (Conclusion, &'stat
     redmagic_ir::verify(&trace).expect("a well-formed trace");
     let once = single_iteration(&trace).expect("an iteration");
     let lowered = compile::lower(&mut runtime.lock(), &once, NO_UNIT).expect("code");
-    let trial = Trial::new(once, trace.exits.len(), length, lowered);
+    let calls = BTreeSet::from([&raw const redmagic_trial_call_call as u64]);
+    let trial = Trial::new(once, trace.exits.len(), Recorded { length, calls }, lowered);
     [9, 0, 0, 0].iter().zip(&DATA).for_each(|(value, word)| word.store(*value, Relaxed));
     let context = &mut thread.context;
     context.gpr = [0; 16];
