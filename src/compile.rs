@@ -292,9 +292,9 @@ fn trial(shared: &mut Shared, trace: &Trace, recorder: &Recorder) -> Result<Opti
         shared.note(2, "check skipped: a loop without another end", &trace.name);
         return Ok(None);
     };
-    verify(&bounded)?;
-    let lowered = lower(shared, &bounded, NO_UNIT)?;
-    Ok(Some(Trial::new(bounded, trace.exits.len(), Recorded::new(recorder), lowered)))
+    verify(&bounded.trace)?;
+    let lowered = lower(shared, &bounded.trace, NO_UNIT)?;
+    Ok(Some(Trial::new(bounded, Recorded::new(recorder), lowered)))
 }
 
 /// A trace in executable memory.

@@ -6,34 +6,68 @@
 
 use crate::check::{closing_exit, invariant_slots};
 use redmagic_ir::graph::Graph;
-use redmagic_ir::{Inst, Opcode, Segment, Slot, Target, Terminator, Trace, Value};
+use redmagic_ir::{Entity, Exit, ExitValue, Inst, Opcode, Segment, Slot, Target, Terminator, Trace, Value};
+use std::ops::RangeInclusive;
 
 /// Iterations of a loop within.
 const INNER: i64 = 3;
 /// The most iterations that a bounded trace makes.
 pub const MAX_ITERATIONS: usize = 1 + INNER as usize;
 
-/// The trace with the back edges of loops that carry slots turned into exits, which come behind its own, and other loops
-/// made short. `None` if one of these knows no other end.
-pub fn bounded(trace: &Trace) -> Option<Trace> {
+/// A trace that ends.
+pub struct Bounded {
+    /// The trace, with exits in the place of back edges behind its own.
+    pub trace: Trace,
+    /// How many exits are its own.
+    pub own_exits: usize,
+    /// By exit: how many whole iterations may be complete before the one that it belongs to.
+    pub before: Vec<RangeInclusive<usize>>,
+}
+
+/// The trace with the back edges of loops that carry slots turned into exits, and other loops made short. `None` if one of
+/// these knows no other end.
+pub fn bounded(trace: &Trace) -> Option<Bounded> {
     let graph = Graph::new(trace);
     let mut bounded = trace.clone();
     let invariant = invariant_slots(trace);
+    let own_exits = trace.exits.len();
+    let inner: Vec<Segment> =
+        graph.headers().iter().copied().filter(|header| slots(trace, *header).is_none()).collect();
+    let within = |segment: Segment| inner.iter().any(|header| graph.dominates(*header, segment));
+    let mut before = vec![0..=0; own_exits];
+    for segment in trace.segments.keys().filter(|segment| within(*segment)) {
+        exits_of(trace, segment).for_each(|exit| before[exit.index()] = 1..=INNER as usize);
+    }
     for &header in graph.headers() {
-        let params: Option<Vec<Slot>> = trace.segments[header].params.iter().map(|p| trace.insts[*p].slot()).collect();
         for source in graph.back_edges(header) {
-            match &params {
-                Some(params) => {
-                    let targets = trace.segments[source].terminator.targets();
-                    let args = &targets.into_iter().find(|target| target.segment == header)?.args;
-                    let exit = bounded.exits.push(closing_exit(trace, &invariant, params, args));
-                    end(&mut bounded, source, header, Terminator::Leave(exit));
-                }
-                None => shorten(&mut bounded, &graph, source, header)?,
-            }
+            let Some(params) = slots(trace, header) else {
+                shorten(&mut bounded, &graph, source, header)?;
+                continue;
+            };
+            let targets = trace.segments[source].terminator.targets();
+            let args = &targets.into_iter().find(|target| target.segment == header)?.args;
+            let mut data = closing_exit(trace, &invariant, &params, args);
+            // Whatever else was changed is dead.
+            let unlisted: Vec<Slot> =
+                Slot::all().filter(|slot| slot.is_writable() && data.get(*slot).is_none()).collect();
+            unlisted.into_iter().for_each(|slot| data.set(slot, ExitValue::Undefined));
+            let exit = bounded.exits.push(data);
+            end(&mut bounded, source, header, Terminator::Leave(exit));
+            before.push(if within(source) { 1..=INNER as usize } else { 0..=0 });
         }
     }
-    Some(bounded)
+    Some(Bounded { trace: bounded, own_exits, before })
+}
+
+/// The slots that the parameters of a header carry, if all do.
+fn slots(trace: &Trace, header: Segment) -> Option<Vec<Slot>> {
+    trace.segments[header].params.iter().map(|param| trace.insts[*param].slot()).collect()
+}
+
+/// The exits that a segment may take.
+fn exits_of(trace: &Trace, segment: Segment) -> impl Iterator<Item = Exit> + '_ {
+    let data = &trace.segments[segment];
+    data.insts.iter().filter_map(|value| trace.insts[*value].exit()).chain(data.terminator.exit())
 }
 
 /// Puts `terminator` in the place of the edge from `source` to `header`.
@@ -117,8 +151,9 @@ seg3():
         let trace = redmagic_ir::parse_one(text).expect("well-formed text");
         redmagic_ir::verify(&trace).expect("a well-formed trace");
         let bounded = bounded(&trace).expect("it ends");
+        assert_eq!((bounded.own_exits, bounded.before), (0, vec![0..=0, 1..=3]));
+        let bounded = bounded.trace;
         redmagic_ir::verify(&bounded).expect("a well-formed trace");
-        assert_eq!(bounded.exits.len(), 2);
         let mut guest = redmagic_ir::sandbox::TestGuest::new(0);
         guest.slots[Slot::RAX.index()] = 100;
         let mut machine = redmagic_ir::eval::Machine::new(&bounded);

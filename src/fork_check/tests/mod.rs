@@ -6,7 +6,6 @@
 #![expect(unsafe_code, reason = "forks, and has guest code")]
 
 use super::*;
-use crate::check::single_iteration;
 use crate::compile;
 use crate::exits::NO_UNIT;
 use crate::{runtime, thread};
@@ -130,10 +129,10 @@ fn try_out(text: &str, length: usize, rcx: u64, rsi: u64) -> (Conclusion, &'stat
     let thread = unsafe { thread::of_context(thread::current_context()) };
     let trace = redmagic_ir::parse_one(text).expect("well-formed text");
     redmagic_ir::verify(&trace).expect("a well-formed trace");
-    let once = single_iteration(&trace).expect("an iteration");
-    let lowered = compile::lower(&mut runtime.lock(), &once, NO_UNIT).expect("code");
+    let bounded = bounded(&trace).expect("an iteration");
+    let lowered = compile::lower(&mut runtime.lock(), &bounded.trace, NO_UNIT).expect("code");
     let calls = BTreeSet::from([&raw const redmagic_trial_call_call as u64]);
-    let trial = Trial::new(once, trace.exits.len(), Recorded { length, calls }, lowered);
+    let trial = Trial::new(bounded, Recorded { length, calls }, lowered);
     [9, 0, 0, 0].iter().zip(&DATA).for_each(|(value, word)| word.store(*value, Relaxed));
     let context = &mut thread.context;
     context.gpr = [0; 16];
