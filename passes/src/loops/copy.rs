@@ -104,6 +104,8 @@ struct Copier<'t, 'b> {
     /// Whether stores to atoms wait.
     sinks: bool,
     stack: Option<Value>,
+    /// Whether the function that the anchor is in uses its red zone.
+    red_zone: bool,
     constants_before: Vec<Value>,
     /// What the walk over H made.
     made: Vec<Value>,
@@ -147,6 +149,7 @@ impl<'t, 'b> Copier<'t, 'b> {
             carried_atoms: vec![false; atoms],
             sinks: true,
             stack,
+            red_zone: false,
             constants_before,
             made: Vec::new(),
         };
@@ -233,6 +236,8 @@ impl<'t, 'b> Copier<'t, 'b> {
         } else if let Some(known) = self.ends[atom] {
             self.scope.unite(value, known);
         } else {
+            // Who reads below the stack pointer what he has not pushed keeps something there.
+            self.red_zone |= self.accesses.atoms[atom].frame;
             self.ends[atom] = Some(value);
         }
     }
@@ -468,7 +473,7 @@ impl<'t, 'b> Copier<'t, 'b> {
             Some(ExitValue::Const(_) | ExitValue::Recipe(_) | ExitValue::Undefined) => None,
         };
         const RED_ZONE: i64 = 128;
-        let limit = height.map(|height| if height >= 0 { 0 } else { height - RED_ZONE });
+        let limit = height.map(|height| if height >= 0 && !self.red_zone { 0 } else { height.min(0) - RED_ZONE });
         limit.is_some_and(|limit| offset - delta + i64::from(ty.bytes()) <= limit)
     }
 
