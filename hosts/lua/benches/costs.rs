@@ -174,7 +174,8 @@ fn lua() -> Command {
     for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("REDMAGIC")) {
         command.env_remove(name);
     }
-    command.stdout(Stdio::null());
+    // Everything that gets hot is to be compiled.
+    command.stdout(Stdio::null()).env("REDMAGIC_COMPILE_SHARE", "0");
     command
 }
 
