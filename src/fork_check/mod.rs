@@ -19,8 +19,8 @@
 //! tried (several threads, shared memory) is used untried, which the statistics count.
 //!
 //! # What is not compared
-//! What an exit calls undefined; flags beyond those that the recipe of the exit defines; what lies behind the first
-//! residual call.
+//! What an exit calls undefined; flags beyond those that the recipe of the exit defines; frames that were pushed and popped
+//! again; what lies behind the first residual call.
 //!
 //! # Worked example
 //! A loop of 51 instructions closes and is compiled. In the child its single iteration returns the exit record of the
@@ -29,6 +29,7 @@
 
 mod bounded;
 mod child;
+mod native;
 mod pages;
 #[cfg(test)]
 mod tests;
@@ -39,15 +40,15 @@ use crate::context::Context;
 use crate::dump::Report;
 use crate::entry::{Next, describe, describe_call, install, leave_anywhere, make_call_plainly, penalise};
 use crate::exits::{EXIT_STRIDE, ExitRecord};
-use crate::memory::{SignalsBlocked, read_word};
-use crate::recorder::log::{Entry, EntryKind, MemoryLog};
-use crate::recorder::places::Places;
-use crate::recorder::{GiveUp, Origin, PendingCall, Recorder, Stop, disassembly};
-use crate::runtime::{Limits, Runtime};
+use crate::memory::SignalsBlocked;
+use crate::recorder::log::{Entry, EntryKind};
+use crate::recorder::{Origin, PendingCall, Recorder, Stop, disassembly};
+use crate::runtime::Runtime;
 use crate::stats::{self, COUNTERS};
 use crate::thread::Thread;
 use bounded::MAX_ITERATIONS;
 use child::{Iteration, Trouble};
+use native::Native;
 use redmagic_backend::{ExitCode, FlagsRecipe};
 use redmagic_ir::{AF, CF, Entity, Exit, ExitValue, FLAGS_MASK, OF, Opcode, Slot, Trace};
 use std::collections::BTreeSet;
@@ -150,14 +151,10 @@ impl Trial {
             return untouched(Err(Difference::NoExit { address: iteration.exit }));
         };
         complete_context(&mut iteration.context, expected.code);
-        let mut recorder = {
-            let limits = runtime.limits(thread.context.rip);
-            let instructions = limits.instructions.max(MAX_ITERATIONS * self.recorded.length + 1);
-            let limits = Limits { check: true, instructions, ..limits };
-            Recorder::new(&thread.context, origin, &limits, Places::default())
-        };
-        let (verdict, call) = self.step(&expected, &iteration, &mut recorder, &mut thread.context, runtime);
-        Conclusion { verdict, call, exit: Some(expected.number), recorder: Some(recorder) }
+        let most = MAX_ITERATIONS * self.recorded.length + 1;
+        let mut native = Native::new(&thread.context, origin, runtime, most);
+        let (verdict, call) = self.step(&expected, &iteration, &mut native, &mut thread.context, runtime);
+        Conclusion { verdict, call, exit: Some(expected.number), recorder: Some(native.recorder) }
     }
 
     /// The exit whose record is at `address`.
@@ -181,23 +178,25 @@ impl Trial {
         &self,
         expected: &Expected,
         iteration: &Iteration,
-        recorder: &mut Recorder,
+        native: &mut Native,
         context: &mut Context,
         runtime: &'static Runtime,
     ) -> (Result<Verdict, Difference>, Option<PendingCall>) {
         let mut result = Ok(Verdict::Passed);
         for before in self.before[expected.number.index()].clone() {
             let target = before * self.recorded.length + expected.step;
-            let (call, difference) = match step_to(target, expected.is_call, recorder, context, runtime) {
-                Ok(()) => match compare(expected, iteration, recorder, context) {
-                    Ok(()) => return (Ok(Verdict::Passed), expected.is_call.then_some(recorder.call)),
-                    Err(difference) => (expected.is_call.then_some(recorder.call), difference),
+            let (call, difference) = match native.step_to(target, expected.is_call, context, runtime) {
+                Ok(()) => match compare(expected, iteration, native, context) {
+                    Ok(()) => return (Ok(Verdict::Passed), expected.is_call.then_some(native.recorder.call)),
+                    Err(difference) => (expected.is_call.then_some(native.recorder.call), difference),
                 },
                 // The recording has followed the call; since then it was decided otherwise.
                 Err(Stop::Call) if !self.recorded.calls.contains(&context.rip) => {
-                    return (Ok(Verdict::Skipped("a call is no longer followed")), Some(recorder.call));
+                    return (Ok(Verdict::Skipped("a call is no longer followed")), Some(native.recorder.call));
                 }
-                Err(Stop::Call) => (Some(recorder.call), Difference::Call { expected: recorder.call.target }),
+                Err(Stop::Call) => {
+                    (Some(native.recorder.call), Difference::Call { expected: native.recorder.call.target })
+                }
                 Err(_) => (None, Difference::Left { pc: expected.pc, step: expected.step as u32 }),
             };
             // That it is elsewhere says the least.
@@ -268,57 +267,31 @@ pub fn try_out(runtime: &'static Runtime, thread: &mut Thread, compiled: Compile
     }
 }
 
-/// Executes until the recording has `target` instructions, and the residual call behind them is due if there `is_call`.
-/// Stops early in front of what a trace cannot contain.
-fn step_to(
-    target: usize,
-    is_call: bool,
-    recorder: &mut Recorder,
-    context: &mut Context,
-    runtime: &'static Runtime,
-) -> Result<(), Stop> {
-    recorder.limit = target + usize::from(is_call);
-    while recorder.log.len() < recorder.limit {
-        let before = recorder.log.len();
-        match recorder.run(context, runtime) {
-            Stop::Call if is_call && recorder.log.len() == recorder.limit => return Ok(()),
-            // Anchors: nothing to stop for.
-            Stop::Close | Stop::Anchor(_) | Stop::GiveUp(GiveUp::InnerLoop) if recorder.log.len() > before => {}
-            Stop::GiveUp(GiveUp::TooLong) => break,
-            stop => return Err(stop),
-        }
-    }
-    if is_call { Err(Stop::GiveUp(GiveUp::TooLong)) } else { Ok(()) }
-}
-
 /// Compares what the child has made of the state with what `recorder` has.
-fn compare(
-    expected: &Expected,
-    iteration: &Iteration,
-    recorder: &Recorder,
-    context: &Context,
-) -> Result<(), Difference> {
+fn compare(expected: &Expected, iteration: &Iteration, native: &Native, context: &Context) -> Result<(), Difference> {
     if expected.pc != context.rip {
         return Err(Difference::Left { pc: expected.pc, step: expected.step as u32 });
     }
-    if expected.is_call && iteration.call != recorder.call {
-        return Err(Difference::Call { expected: recorder.call.target });
+    if expected.is_call && iteration.call != native.recorder.call {
+        return Err(Difference::Call { expected: native.recorder.call.target });
     }
     for slot in Slot::all() {
         let listed = expected.exit.get(slot);
         // Where the loop closes, a slot that is not listed is one that the next iteration overwrites first, or one that
         // nothing has changed.
-        if listed == Some(ExitValue::Undefined) || (expected.closes && listed.is_none()) || !is_defined(recorder, slot)
+        if listed == Some(ExitValue::Undefined)
+            || (expected.closes && listed.is_none())
+            || !is_defined(&native.recorder, slot)
         {
             continue;
         }
         let mask = if slot == Slot::FLAGS { u64::from(defined_flags(expected.code.flags)) } else { u64::MAX };
-        let (native, compiled) = (context.slot(slot) & mask, iteration.context.slot(slot) & mask);
-        if native != compiled {
-            return Err(Difference::Register { slot, expected: native, found: compiled });
+        let (wanted, found) = (context.slot(slot) & mask, iteration.context.slot(slot) & mask);
+        if wanted != found {
+            return Err(Difference::Register { slot, expected: wanted, found });
         }
     }
-    compare_memory(iteration, recorder)
+    native.compare_memory(iteration, context)
 }
 
 /// The flags that the manual defines for an operation, and that do not depend on its operands.
@@ -335,31 +308,4 @@ fn defined_flags(recipe: FlagsRecipe) -> u32 {
     } else {
         0
     }
-}
-
-/// Compares bytes that either has written.
-fn compare_memory(iteration: &Iteration, recorder: &Recorder) -> Result<(), Difference> {
-    // All that the child has changed must be so in this process now.
-    for change in &iteration.changes {
-        compare_word(change.address, read_word(change.address).unwrap_or(change.before), change.after)?;
-    }
-    // All that was written here must be so in the child.
-    let accesses = recorder.check.iter().flat_map(|check| &check.accesses).filter(|access| access.writes);
-    let bytes = |access: &MemoryLog| (access.address, access.address.wrapping_add(u64::from(access.size)));
-    let words = accesses.map(bytes).flat_map(|(from, to)| (from & !7..to).step_by(8)).collect::<BTreeSet<u64>>();
-    for word in words {
-        if let (Some(native), Some(compiled)) = (read_word(word), iteration.word(word)) {
-            compare_word(word, native, compiled)?;
-        }
-    }
-    Ok(())
-}
-
-fn compare_word(address: u64, native: u64, compiled: u64) -> Result<(), Difference> {
-    if native == compiled {
-        return Ok(());
-    }
-    let at = u64::from((native ^ compiled).trailing_zeros() / 8);
-    let byte = |word: u64| Some((word >> (at * 8)) as u8);
-    Err(Difference::Memory { address: address + at, expected: byte(native), found: byte(compiled) })
 }
