@@ -14,7 +14,7 @@
 
 use crate::context::Context;
 use crate::recorder::Recorder;
-use crate::recorder::log::{CheckLog, EntryKind, MemoryLog};
+use crate::recorder::log::{CheckLog, Entry, EntryKind, MemoryLog};
 use redmagic_ir::eval::{EvalError, Fault, Guest, Machine, Outcome};
 use redmagic_ir::graph::Graph;
 use redmagic_ir::{Entity, ExitData, ExitValue, NativeOp, Opcode, Segment, Slot, Terminator, Trace, Value};
@@ -271,11 +271,16 @@ impl Replay<'_> {
 /// Whether the recording ends with a value in `slot` that anybody may look at: right behind an anchor call, only
 /// what the convention keeps.
 pub fn is_defined(recorder: &Recorder, slot: Slot) -> bool {
-    match recorder.log.last().map(|entry| entry.kind) {
-        Some(EntryKind::Api { convention: redmagic_lift::Convention::Macro, .. }) => {
+    recorder.log.last().is_none_or(|entry| keeps(entry, slot))
+}
+
+/// Whether there may be a value in `slot` behind an entry: an anchor call leaves only what its convention keeps.
+pub fn keeps(entry: &Entry, slot: Slot) -> bool {
+    match entry.kind {
+        EntryKind::Api { convention: redmagic_lift::Convention::Macro, .. } => {
             slot.as_gpr().is_some() && slot != Slot::RAX && slot != Slot::RCX
         }
-        Some(EntryKind::Api { .. }) => slot.is_callee_saved(),
+        EntryKind::Api { .. } => slot.is_callee_saved(),
         _ => true,
     }
 }

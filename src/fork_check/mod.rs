@@ -34,7 +34,7 @@ mod pages;
 #[cfg(test)]
 mod tests;
 
-use crate::check::{Difference, is_defined};
+use crate::check::{Difference, is_defined, keeps};
 use crate::compile::{Compiled, Failure, Lowered, call_states, complete_context};
 use crate::context::Context;
 use crate::dump::Report;
@@ -278,11 +278,9 @@ fn compare(expected: &Expected, iteration: &Iteration, native: &Native, context:
     for slot in Slot::all() {
         let listed = expected.exit.get(slot);
         // Where the loop closes, a slot that is not listed is one that the next iteration overwrites first, or one that
-        // nothing has changed.
-        if listed == Some(ExitValue::Undefined)
-            || (expected.closes && listed.is_none())
-            || !is_defined(&native.recorder, slot)
-        {
+        // nothing has changed. Elsewhere, an anchor call in between may have ended its value's life.
+        let dead = || expected.closes || !native.recorder.log.iter().all(|entry| keeps(entry, slot));
+        if listed == Some(ExitValue::Undefined) || (listed.is_none() && dead()) || !is_defined(&native.recorder, slot) {
             continue;
         }
         let mask = if slot == Slot::FLAGS { u64::from(defined_flags(expected.code.flags)) } else { u64::MAX };
