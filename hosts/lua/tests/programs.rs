@@ -102,8 +102,10 @@ fn traces_change_nothing() {
     );
 }
 
+/// Settings under which loops become hot early. A check that fails shows in the errors, where the reference has none.
 fn hot(threshold: u64, name: &'static str, value: &str) -> Vec<(&'static str, String)> {
-    vec![("REDMAGIC_HOT_LOOP", threshold.to_string()), (name, value.to_owned())]
+    let log = ("REDMAGIC_LOG", "1".to_owned());
+    vec![("REDMAGIC_HOT_LOOP", threshold.to_string()), log, (name, value.to_owned())]
 }
 
 fn seed() -> u64 {
