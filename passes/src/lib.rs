@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod apart;
 mod dce;
 mod flags;
 mod fold;

@@ -157,8 +157,24 @@ impl Memory {
         cells.push(Cell { offset: place.offset, ty, value, domain: place.domain });
     }
 
-    /// Notes that `place` now holds `value`: forgets what the store may have changed.
-    pub(crate) fn stored(&mut self, place: &Place, ty: Type, value: Value) {
+    /// Notes that `place` now holds `value`: forgets what the store may have changed, but for cells for which `is_apart`
+    /// says of their base and range that they are other memory. It is asked for bases without an index in `spared`.
+    pub(crate) fn stored(
+        &mut self,
+        place: &Place,
+        ty: Type,
+        value: Value,
+        spared: &[Value],
+        is_apart: impl Fn(Value, i64, i64) -> bool,
+    ) {
+        let mut kept = Vec::new();
+        for &root in spared {
+            let base = Base { root, index: Value::NONE, scale: 1 };
+            if base != place.base && self.places.contains_key(&base) {
+                self.cells(base);
+                kept.push(self.last);
+            }
+        }
         self.cells(place.base);
         let killed: &[Domain] = match place.domain {
             Domain::Frame => &[Domain::Frame, Domain::Unclear],
@@ -167,6 +183,12 @@ impl Memory {
         };
         for domain in killed {
             self.forget(*domain);
+        }
+        for at in kept {
+            let cells = &mut self.bases[at];
+            cells.epochs = self.epochs;
+            let root = cells.base.root;
+            cells.cells.retain(|cell| is_apart(root, cell.offset, cell.end()));
         }
         // The cells of the same base, which are valid until here, are compared by offset instead.
         let cells = &mut self.bases[self.last];

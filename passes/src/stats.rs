@@ -35,6 +35,8 @@ pub struct Stats {
     pub promotions_refused: u32,
     /// Guards of promoted addresses that were moved in front of their loop.
     pub promotions_hoisted: u32,
+    /// Pairs of roots that a guard keeps apart.
+    pub roots_apart: u32,
     /// Parameters that were removed.
     pub params_removed: u32,
     /// Values that became recipes of exits.
@@ -74,6 +76,7 @@ impl Stats {
             self.stores_removed,
             self.promotions,
             self.promotions_hoisted,
+            self.roots_apart,
             self.params_removed,
             self.sunk,
             self.dead,
@@ -114,6 +117,7 @@ impl fmt::Display for Stats {
             ("promotions", self.promotions),
             ("promotions refused", self.promotions_refused),
             ("promotions hoisted", self.promotions_hoisted),
+            ("roots apart", self.roots_apart),
             ("params removed", self.params_removed),
             ("sunk", self.sunk),
             ("unchanged slots", self.unchanged),

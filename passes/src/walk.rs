@@ -13,6 +13,7 @@
 //! Worked example: see the crate's documentation.
 
 use crate::Stats;
+use crate::apart::{self, Apart, Window};
 use crate::frames::Frames;
 use crate::graph::{self, Graph};
 use crate::memory::{Base, Domain, Known, Memory, Place};
@@ -35,6 +36,7 @@ pub(crate) struct Walk<'t> {
     pub start_exit: Exit,
     graph: Graph,
     frames: Frames,
+    apart: Apart,
     /// Whether loads see earlier loads and stores.
     forward: bool,
     memory: Memory,
@@ -63,6 +65,10 @@ pub(crate) fn run_forward(trace: &mut Trace, stats: &mut Stats) {
 /// Walks over `trace`, with memory forwarding if `forward`.
 pub(crate) fn run(trace: &mut Trace, stats: &mut Stats, forward: bool) {
     graph::remove_unreachable(trace);
+    // The first walk brings addresses into the form that shows their roots.
+    if forward && stats.passes_run >= 2 {
+        apart::guard_windows(trace, stats);
+    }
     let graph = Graph::new(trace);
     let entry = trace.entry();
     let mut walk = Walk {
@@ -70,6 +76,7 @@ pub(crate) fn run(trace: &mut Trace, stats: &mut Stats, forward: bool) {
         entry_guards: Vec::new(),
         start_exit: Exit::NONE,
         frames: Frames::new(trace, &graph.order),
+        apart: Apart::new(trace),
         forward,
         memory: Memory::default(),
         saved: Map::filled(trace.segments.len(), None),
@@ -363,13 +370,25 @@ impl Walk<'_> {
                 self.scope.stats.stores_removed += 1;
                 return;
             }
-            self.memory.stored(&place, inst.ty, inst.args[2]);
+            self.note_store(&place, &inst);
             if place.domain == Domain::Frame {
                 inst.class = Class::Frame;
             }
         }
         self.scope.trace.insts[value] = inst;
         self.scope.out.push(value);
+    }
+
+    fn note_store(&mut self, place: &Place, inst: &Inst) {
+        let (ty, value) = (inst.ty, inst.args[2]);
+        let root = place.base.root;
+        if self.apart.is_empty() || !root.is_some() || place.base.index.is_some() {
+            return self.memory.stored(place, ty, value, &[], |_, _, _| false);
+        }
+        let own = Window { root, start: place.offset, end: place.offset + place.bytes };
+        let partners: Vec<Value> = self.apart.partners(root).collect();
+        let is_apart = |root: Value, start: i64, end: i64| self.apart.are_apart(&own, &Window { root, start, end });
+        self.memory.stored(place, ty, value, &partners, is_apart);
     }
 
     /// The place of an access with an address in normal form.
