@@ -582,7 +582,8 @@ fn demote(runtime: &'static Runtime, shared: &mut Locked, record: &ExitRecord) {
     if unit.dropped || step >= WORTHWHILE || own.entries.swap(0, Relaxed) > taken.saturating_mul(u64::from(2 * LATER)) {
         return;
     }
-    shared.log(2, &format!("{}: dropped, because it is left after {step} instructions", describe(&Origin::Anchor(own))));
+    shared
+        .log(2, &format!("{}: dropped, because it is left after {step} instructions", describe(&Origin::Anchor(own))));
     runtime.drop_units(shared, |unit| unit.function == function);
     let failures = own.failures.fetch_add(1, Relaxed).min(10);
     let delay = runtime.hot_loop().saturating_mul(64 << failures);
