@@ -295,7 +295,7 @@ fn give_up(runtime: &'static Runtime, thread: &mut Thread, reason: GiveUp) {
         // What was in the way is out of the way the next time.
         GiveUp::Unresolved => retry(runtime, &recorder.origin),
         GiveUp::InnerLoop => penalise(runtime, &recorder.origin, false),
-        GiveUp::TooLong | GiveUp::TooDeep => match recorder.culprit() {
+        GiveUp::TooLong | GiveUp::TooDeep | GiveUp::NativeLoop => match recorder.culprit() {
             Some(function) => {
                 runtime.treat(function, Treatment::Residual);
                 retry(runtime, &recorder.origin);

@@ -109,6 +109,8 @@ impl fmt::Display for EndReason {
 pub enum GiveUp {
     /// It has more instructions than allowed.
     TooLong,
+    /// A function that was called has a loop of its own.
+    NativeLoop,
     /// Its calls are nested deeper than allowed.
     TooDeep,
     /// It runs through a loop that should be recorded first.
@@ -127,6 +129,7 @@ impl fmt::Display for GiveUp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             GiveUp::TooLong => "recording too long",
+            GiveUp::NativeLoop => "a callee with a loop of its own",
             GiveUp::TooDeep => "calls nested too deep",
             GiveUp::InnerLoop => "an inner loop comes first",
             GiveUp::Unresolved => "a linkage slot was not resolved yet",
@@ -151,6 +154,8 @@ struct Frame {
     function: u64,
     /// Length of the log at its entry.
     start: usize,
+    /// The target of its last conditional jump backwards, and how often in a row that was taken.
+    back: (u64, u32),
 }
 
 /// A recording under way.
@@ -183,6 +188,8 @@ pub struct Recorder {
 
 /// Anchors other than its own that a recording may pass before the loops behind them are recorded first.
 const MAX_PASSES: u32 = 2;
+/// Iterations of a callee's own loop that are recorded.
+const MAX_ITERATIONS: u32 = 16;
 
 impl Recorder {
     /// Begins a recording at the context's rip. Allocates; signals must be blocked.
@@ -206,8 +213,11 @@ impl Recorder {
         }
     }
 
-    /// The function to call residually in the future, when the recording was too long or too deep.
+    /// The function to call residually in the future, when the recording was too long or too deep, or ran into a loop.
     pub fn culprit(&self) -> Option<u64> {
+        if let Some(frame) = self.frames.last().filter(|frame| frame.back.1 >= MAX_ITERATIONS) {
+            return Some(frame.function);
+        }
         let total = self.log.len();
         let open = self.frames.iter().rev().find(|frame| (total - frame.start) * 2 > total);
         let finished = self.longest.filter(|(_, length)| length * 4 > total);
@@ -365,9 +375,20 @@ impl Recorder {
             count_down(condition, context);
             return Ok(Flow::Next);
         }
+        if target <= slot.pc && self.repeats(target) {
+            return Err(Stop::GiveUp(GiveUp::NativeLoop));
+        }
         let flow = self.jump(slot, target, 0, context, runtime)?;
         count_down(condition, context);
         Ok(flow)
+    }
+
+    /// Whether the innermost function is in a loop of its own that runs for long: then it is better called as it is, for
+    /// its compiler knew more about it than a recording does.
+    fn repeats(&mut self, target: u64) -> bool {
+        let Some(frame) = self.frames.last_mut() else { return false };
+        frame.back = if frame.back.0 == target { (target, frame.back.1 + 1) } else { (target, 1) };
+        frame.back.1 >= MAX_ITERATIONS
     }
 
     /// A jump, which may be a call in the place of a return. `address` is where the target was loaded from, or 0.
@@ -419,7 +440,7 @@ impl Recorder {
                 if self.frames.len() == self.frames.capacity() {
                     return Err(Stop::GiveUp(GiveUp::TooDeep));
                 }
-                self.frames.push(Frame { function: target, start: self.log.len() });
+                self.frames.push(Frame { function: target, start: self.log.len(), back: (0, 0) });
                 self.depth += 1;
                 let rsp = context.rsp().wrapping_sub(8);
                 let step = self.log.len() as u32;
