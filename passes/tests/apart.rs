@@ -3,9 +3,9 @@
 mod common;
 
 use common::{guest, optimised, same_effects, trace};
-use redmagic_ir::sandbox::run;
 use redmagic_ir::Slot;
 use redmagic_ir::eval::Outcome;
+use redmagic_ir::sandbox::run;
 
 /// A load behind rbx, a store behind rcx, the load again; rbx and rcx were recorded 0x100 bytes apart.
 const TEXT: &str = "trace t @0x1000 {

@@ -126,6 +126,16 @@ impl CheckLog {
         self.note(step, slot, context, |access| access.reads && !access.writes);
     }
 
+    /// Notes that the callee of a jump, entry `step`, will return to `value`, which is on top of the stack at `address`.
+    pub fn return_address(&mut self, step: u32, address: u64, value: u64) {
+        if self.accesses.len() == self.accesses.capacity() {
+            self.incomplete = true;
+            return;
+        }
+        let value = u128::from(value);
+        self.accesses.push(MemoryLog { step, address, size: 8, before: value, after: value, writes: false });
+    }
+
     #[expect(unsafe_code, reason = "reads what the guest is about to access")]
     fn note(&mut self, step: u32, slot: &SlotInfo, context: &Context, wanted: impl Fn(&Access) -> bool) {
         for access in slot.accesses.iter().filter(|access| wanted(access)) {

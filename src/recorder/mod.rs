@@ -415,6 +415,10 @@ impl Recorder {
             Decision::Residual { .. } | Decision::Api(_) => {
                 // SAFETY: a function that is entered by a jump returns to the address on top of the stack.
                 let return_address = unsafe { guest_load(context.rsp(), 8) } as u64;
+                let step = self.log.len() as u32;
+                if let Some(check) = &mut self.check {
+                    check.return_address(step, context.rsp(), return_address);
+                }
                 let callee = Callee { target, return_address, address, tail: true };
                 self.leave_for(slot, decision, &callee, context, runtime)
             }
