@@ -478,7 +478,7 @@ impl<'t> Scope<'t> {
 }
 
 /// Whether the result depends on the rounding mode, or the operation leaves traces in the status flags.
-fn depends_on_mxcsr(op: Opcode) -> bool {
+pub(crate) fn depends_on_mxcsr(op: Opcode) -> bool {
     matches!(
         op.format(),
         Format::Unary(Typing::F64 | Typing::F64FromInt | Typing::F64ToInt)

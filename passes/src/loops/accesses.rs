@@ -128,6 +128,8 @@ impl Accesses {
                     self.atoms[a].clean = false;
                 }
             }
+            // Exits and the flush segment name the place by its distance from the origin.
+            self.atoms[a].clean &= i32::try_from(self.atoms[a].offset).is_ok();
         }
     }
 }

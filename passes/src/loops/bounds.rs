@@ -75,7 +75,10 @@ pub(crate) fn extent(scope: &Scope, address: &Address, size: i64, limits: &[(Val
             // index = below + difference.
             let difference = index.addend.wrapping_sub(below.addend);
             let offset = offset.checked_add(difference.checked_mul(i64::from(scale))?)?;
-            Some(Extent { base: scope.resolve(base), offset, bound: scope.resolve(bound), scale, size })
+            // What a class member has become is the class's origin and a constant.
+            let base = sum(scope, scope.resolve(base));
+            let offset = offset.checked_add(base.addend)?;
+            Some(Extent { base: base.value, offset, bound: scope.resolve(bound), scale, size })
         })
     })
 }

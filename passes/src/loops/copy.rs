@@ -104,6 +104,8 @@ struct Copier<'t, 'b> {
     /// Whether stores to atoms wait.
     sinks: bool,
     stack: Option<Value>,
+    /// Where it is at exits that do not list it.
+    unlisted: Option<i64>,
     /// Whether the function that the anchor is in uses its red zone.
     red_zone: bool,
     constants_before: Vec<Value>,
@@ -133,10 +135,11 @@ impl<'t, 'b> Copier<'t, 'b> {
         let moves = body.params.iter().any(is_stack);
         let stack = trace.segments[entry].insts.iter().copied().find(is_stack).filter(|_| !moves);
         let atoms = accesses.atoms.len();
+        // A call may have been made with another one, which is there since.
+        let calls = trace.segments.values().any(|segment| matches!(segment.terminator, Terminator::Call(_)));
+        let unlisted = (!calls && trace.natives.is_empty()).then_some(0);
         let mut scope = Scope::new(trace, stats);
-        scope.rounding_is_fixed =
-            !scope.trace.segments.values().any(|segment| matches!(segment.terminator, Terminator::Call(_)))
-                && scope.trace.natives.is_empty();
+        scope.rounding_is_fixed = unlisted.is_some();
         let mut copier = Copier {
             scope,
             body,
@@ -149,6 +152,7 @@ impl<'t, 'b> Copier<'t, 'b> {
             carried_atoms: vec![false; atoms],
             sinks: true,
             stack,
+            unlisted,
             red_zone: false,
             constants_before,
             made: Vec::new(),
@@ -220,14 +224,18 @@ impl<'t, 'b> Copier<'t, 'b> {
         let Some((class, offset)) = place else {
             let size = i64::from(inst.ty.bytes());
             let address = Address { root: self.scope.resolve(address.root), ..address };
-            let extent = bounds::extent(&self.scope, &address, size, limits);
+            // The check stands in H, where what goes to P does not exist yet.
+            let in_reach = |extent: &Extent| ![extent.base, extent.bound].iter().any(|v| self.scope.out.contains(v));
+            let extent = bounds::extent(&self.scope, &address, size, limits).filter(in_reach);
             self.varying.push(Varying { extent, store });
             return;
         };
-        let Some(atom) = self.accesses.atom(class, offset, inst.ty).filter(|atom| self.accesses.atoms[*atom].clean)
-        else {
+        let Some(atom) = self.accesses.atom(class, offset, inst.ty) else { return };
+        // Who reads below the stack pointer what he has not pushed keeps something there.
+        self.red_zone |= !store && self.ends[atom].is_none() && self.accesses.atoms[atom].frame;
+        if !self.accesses.atoms[atom].clean {
             return;
-        };
+        }
         if store || self.recorded[atom].is_none() {
             self.recorded[atom] = self.scope.trace.recorded(value);
         }
@@ -236,8 +244,6 @@ impl<'t, 'b> Copier<'t, 'b> {
         } else if let Some(known) = self.ends[atom] {
             self.scope.unite(value, known);
         } else {
-            // Who reads below the stack pointer what he has not pushed keeps something there.
-            self.red_zone |= self.accesses.atoms[atom].frame;
             self.ends[atom] = Some(value);
         }
     }
@@ -334,7 +340,7 @@ impl<'t, 'b> Copier<'t, 'b> {
         if new != value {
             copy.env.insert(value, new);
         }
-        if inst.op == Opcode::Load {
+        if inst.op == Opcode::Load && self.scope.trace.recorded(new).is_none() {
             let recorded = self.scope.trace.recorded(value);
             self.scope.trace.set_recorded(new, recorded);
         }
@@ -344,8 +350,8 @@ impl<'t, 'b> Copier<'t, 'b> {
     fn place(&mut self, copy: &mut Copy) {
         for new in std::mem::take(&mut self.scope.out) {
             let inst = &self.scope.trace.insts[new];
-            // An operation that can trap stays behind the guards that protect it.
-            let stays = inst.op.effect() == Effect::Partial;
+            // What can trap, fault or raise a flag in MXCSR stays behind the guards that protect it.
+            let stays = inst.op.effect() != Effect::Pure || scope::depends_on_mxcsr(inst.op);
             let changing = |operand: Value| copy.changing.get(operand.index()) == Some(&true);
             if stays || inst.operands().any(changing) {
                 mark(&mut copy.changing, new);
@@ -468,7 +474,7 @@ impl<'t, 'b> Copier<'t, 'b> {
             return false;
         }
         let height = match exit.get(Slot::RSP) {
-            None => Some(0),
+            None => self.unlisted,
             Some(ExitValue::Value(value)) => self.above(value, stack),
             Some(ExitValue::Const(_) | ExitValue::Recipe(_) | ExitValue::Undefined) => None,
         };
@@ -477,11 +483,31 @@ impl<'t, 'b> Copier<'t, 'b> {
         limit.is_some_and(|limit| offset - delta + i64::from(ty.bytes()) <= limit)
     }
 
-    /// How far `value` is above `stack`, if it is a constant distance from it.
+    /// Whether nobody reads what a cell holds where H begins: H stores there before it leaves or reads.
+    fn is_dead_at_head(&self, at: usize) -> bool {
+        let trace = &*self.scope.trace;
+        let atom = &self.accesses.atoms[at];
+        for inst in self.body.insts.iter().map(|value| &trace.insts[*value]) {
+            if let Some(exit) = inst.exit() {
+                if !self.is_dead(atom.frame, atom.class, atom.offset, atom.ty, &trace.exits[exit]) {
+                    return false;
+                }
+            } else if let Some(address) = inst.address().filter(|address| !address.index.is_some())
+                && let Some((class, offset)) = self.accesses.place(address.root, i64::from(address.offset))
+                && self.accesses.atom(class, offset, inst.ty) == Some(at)
+            {
+                return inst.op == Opcode::Store;
+            }
+        }
+        false
+    }
+
+    /// How far `value` is above `stack`, if it is a constant distance from it by definition: what is known of it in one
+    /// iteration does not matter.
     fn above(&self, mut value: Value, stack: Value) -> Option<i64> {
         let mut distance = 0i64;
         while value != stack {
-            let inst = self.scope.def_of(value, Opcode::Add)?;
+            let inst = Some(&self.scope.trace.insts[value]).filter(|inst| inst.op == Opcode::Add)?;
             distance = distance.checked_add(self.scope.as_const(inst.args[1])?)?;
             value = inst.args[0];
         }
@@ -540,13 +566,12 @@ impl<'t, 'b> Copier<'t, 'b> {
             }
         }
         let mut flush = Vec::new();
-        let here = ExitData::new(0, 0);
         for (at, param) in copy.atoms.iter().enumerate() {
             let atom = self.accesses.atoms[at];
             let Some(end) = copy.cells[at].map(|value| self.scope.resolve(value)) else { continue };
             if let (Some(param), Some(start)) = (param, self.ends[at]) {
                 params.push((*param, start, end));
-                if self.waits(at) && !self.is_dead(atom.frame, atom.class, atom.offset, atom.ty, &here) {
+                if self.waits(at) && !self.is_dead_at_head(at) {
                     let (root, offset) = self.address_of(atom.class, atom.offset);
                     flush.push((atom.ty, Address::new(root, offset as i32), end, self.recorded[at]));
                 }
