@@ -302,10 +302,23 @@ impl<'t> Scope<'t> {
         }
         // Constants stand for others, and what has stood for others goes on to.
         if self.as_const(end).is_some() || end != value {
-            self.set_fact(other, end);
+            self.set_equal(other, end);
         } else {
-            self.set_fact(value, other);
+            self.set_equal(value, other);
         }
+    }
+
+    /// Notes that `value` is `other` from here on, but if `other` is made of `value` by adding constants: who follows such
+    /// sums would go in a circle.
+    fn set_equal(&mut self, value: Value, other: Value) {
+        let mut part = other;
+        while let Some(inst) = self.def_of(part, Opcode::Add).filter(|inst| self.as_const(inst.args[1]).is_some()) {
+            part = inst.args[0];
+            if part == value {
+                return;
+            }
+        }
+        self.set_fact(value, other);
     }
 
     fn place(&mut self, value: Value, inst: Inst) {
@@ -436,8 +449,8 @@ impl<'t> Scope<'t> {
         match (self.as_const(a), self.as_const(b)) {
             (None, Some(imm)) => self.equate_const(a, b, imm),
             (Some(imm), None) => self.equate_const(b, a, imm),
-            (None, None) if a != b && is_load(a) => self.set_fact(a, b),
-            (None, None) if a != b && is_load(b) => self.set_fact(b, a),
+            (None, None) if a != b && is_load(a) => self.set_equal(a, b),
+            (None, None) if a != b && is_load(b) => self.set_equal(b, a),
             _ => {}
         }
     }

@@ -463,10 +463,10 @@ impl Generator {
         self.guard(goes_on);
         (0..steps).for_each(|_| self.step());
         let mut next = vec![self.with_const(Opcode::Sub, counter, 1)];
-        for at in 1..data {
+        for &head in &heads[1..data] {
             let arg = match self.random(6) {
                 0 => self.constant(Type::I64, 7),
-                1 => heads[at],
+                1 => head,
                 2 => self.pick(&entry_values),
                 _ => Value::NONE,
             };
