@@ -57,7 +57,7 @@ pub(crate) struct Accesses {
 
 /// What is known of a root while classes are formed.
 struct Root {
-    value: Value,
+    values: Vec<Value>,
     base: Option<u64>,
     low: i64,
     high: i64,
@@ -148,21 +148,39 @@ fn roots(trace: &Trace, body: &Body, varying: &[Value]) -> Vec<Root> {
         let noted = trace.recorded(value).map(|recorded| recorded.address.wrapping_sub(low as u64));
         let base = constant.or(noted);
         let stores = inst.op == Opcode::Store;
-        match roots.iter_mut().find(|root| root.value == address.root) {
+        match roots.iter_mut().find(|root| root.values.contains(&address.root)) {
             Some(root) => {
                 root.base = root.base.or(base);
                 root.low = root.low.min(low);
                 root.high = root.high.max(high);
                 root.stores |= stores;
             }
-            None => roots.push(Root { value: address.root, base, low, high, stores }),
+            None => roots.push(Root { values: vec![address.root], base, low, high, stores }),
         }
     }
     roots
 }
 
+/// Joins roots that pointed to the same place, even if nothing was accessed through both.
+fn same_bases(roots: Vec<Root>) -> Vec<Root> {
+    let mut joined: Vec<Root> = Vec::new();
+    for root in roots {
+        match joined.iter_mut().find(|other| other.base.is_some() && other.base == root.base) {
+            Some(other) => {
+                other.values.extend(root.values);
+                other.low = other.low.min(root.low);
+                other.high = other.high.max(root.high);
+                other.stores |= root.stores;
+            }
+            None => joined.push(root),
+        }
+    }
+    joined
+}
+
 /// Puts roots whose accesses overlapped into one class.
-fn merge(mut roots: Vec<Root>) -> Vec<Class> {
+fn merge(roots: Vec<Root>) -> Vec<Class> {
+    let mut roots = same_bases(roots);
     let start = |root: &Root| root.base.map(|base| base.wrapping_add(root.low as u64));
     roots.sort_by_key(|root| (root.base.is_none(), start(root)));
     let mut classes: Vec<Class> = Vec::new();
@@ -174,7 +192,7 @@ fn merge(mut roots: Vec<Root>) -> Vec<Class> {
             && start < end
         {
             let delta = base.wrapping_sub(origin) as i64;
-            class.members.push((root.value, delta));
+            class.members.extend(root.values.iter().map(|value| (*value, delta)));
             class.low = class.low.min(delta + root.low);
             class.high = class.high.max(delta + root.high);
             class.stores |= root.stores;
@@ -183,7 +201,7 @@ fn merge(mut roots: Vec<Root>) -> Vec<Class> {
         }
         current = root.base.map(|base| (base, base.wrapping_add(root.high as u64)));
         classes.push(Class {
-            members: vec![(root.value, 0)],
+            members: root.values.iter().map(|value| (*value, 0)).collect(),
             recorded: root.base,
             low: root.low,
             high: root.high,

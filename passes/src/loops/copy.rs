@@ -536,13 +536,19 @@ impl<'t, 'b> Copier<'t, 'b> {
                 changed = true;
             }
         }
-        for access in &self.varying {
-            let Some(extent) = access.extent else { continue };
-            for value in [extent.base, extent.bound] {
-                if self.map(copy, value) != self.scope.resolve(value) {
-                    return Err(Setback::Hopeless("bounds that change"));
-                }
+        for at in 0..self.varying.len() {
+            let Some(extent) = self.varying[at].extent else { continue };
+            let fixed = |value: Value| self.map(copy, value) == self.scope.resolve(value);
+            if fixed(extent.base) && fixed(extent.bound) {
+                continue;
             }
+            if self.varying[at].store {
+                return Err(Setback::Hopeless("bounds of a store that change"));
+            }
+            // The load may be from anywhere.
+            self.varying[at].extent = None;
+            self.sinks = false;
+            changed = true;
         }
         let carried = self.carried_atoms.iter().filter(|carried| **carried).count();
         if carried > MAX_CARRIED && self.sinks {
