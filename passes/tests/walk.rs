@@ -392,3 +392,31 @@ exit0 @0x40 { rax = v3 }
     assert_eq!(optimised(&trace(&text.replace("BITS", "1")), "fold,dce").1.folded, 0);
     assert_eq!(optimised(&trace(&text.replace("BITS", "0x3ff0000000000000")), "fold,dce").1.folded, 2);
 }
+
+#[test]
+fn equalities_that_define_each_other_end() {
+    // From v2 = v3 + 8 follows v3 = v2 - 8: taking each for the other for good would never end.
+    let text = "trace t {
+seg0():
+  v0: i64 = slot rbx
+  v1: i64 = slot rcx
+  v2: i64 = load [v0]
+  v3: i64 = load [v1]
+  v10: i64 = const 8
+  v11: i64 = const -8
+  v4: i64 = add v3, v10
+  v5: i64 = add v2, v11
+  v6: i1 = eq v2, v4
+  guard v6, exit0
+  v7: i1 = eq v3, v5
+  guard v7, exit0
+  v8: i64 = load [v5 + 16]
+  leave exit1
+exit0 @0x40 {}
+exit1 @0x44 { rax = v8 }
+}";
+    let mut base = guest(&[(Slot::RBX, 0x5000), (Slot::RCX, 0x5010)]);
+    base.memory.set(0x5000, 8, 0x6008);
+    base.memory.set(0x5010, 8, 0x6000);
+    every_subset(text, &base);
+}

@@ -340,8 +340,9 @@ impl<'t, 'b> Copier<'t, 'b> {
         if new != value {
             copy.env.insert(value, new);
         }
-        if inst.op == Opcode::Load && self.scope.trace.recorded(new).is_none() {
-            let recorded = self.scope.trace.recorded(value);
+        // What was recorded is of one address: where another one is read, nothing is.
+        if inst.op == Opcode::Load && inst.operands().eq(self.scope.def(value).operands()) {
+            let recorded = self.scope.trace.recorded(new).or(self.scope.trace.recorded(value));
             self.scope.trace.set_recorded(new, recorded);
         }
     }
