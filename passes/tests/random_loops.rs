@@ -103,7 +103,7 @@ fn random_loops_keep_their_effects() {
         let runs: Vec<(World, End)> = (0..if seed.is_multiple_of(8) { 17 } else { 14 })
             .filter_map(|number| {
                 let world = world(seed, number);
-                let end = run(&before, &world, 400_000)?;
+                let end = run(&before, &world, 1_000_000)?;
                 Some((world, end))
             })
             .collect();
@@ -120,7 +120,7 @@ fn random_loops_keep_their_effects() {
                 let fail = |text: String| {
                     panic!("seed {seed}, passes {list}, run {number}: {text}\nbefore:\n{before}\nafter:\n{after}")
                 };
-                let Some(two) = run(&after, world, 2_000_000) else { fail("no end".to_owned()) };
+                let Some(two) = run(&after, world, 4_000_000) else { fail("no end".to_owned()) };
                 // A guard that `forward` has put at the start: nothing has happened.
                 if after.exits[two.exit].pc == before.start && after.exits.len() > before.exits.len() {
                     assert!(two.world == *world, "seed {seed}, passes {list}: {after}");

@@ -121,7 +121,7 @@ pub fn world(seed: u64, number: u64) -> World {
     }
     let count = match number {
         0 => 5,
-        _ if number.is_multiple_of(16) => 3000,
+        _ if number.is_multiple_of(16) => 7000,
         _ => [0, 1, 2, 3, 4, 9, 70, 400][random(60) as usize & 7],
     };
     world.set_slot(COUNT, count);
