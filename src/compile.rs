@@ -31,6 +31,9 @@ use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+/// What lowering an operation takes, roughly, with its part of the exits.
+const LOWERING_NS: u64 = 5_000;
+
 /// Why a recording did not become a unit.
 #[derive(Debug)]
 pub enum Failure {
@@ -42,6 +45,8 @@ pub enum Failure {
     Backend(BackendError),
     /// It is too large after optimisation.
     TooManyOperations(usize),
+    /// It would take more than its share of the time that may be spent by now.
+    NotYet(usize),
     /// The code arena is full.
     NoMemory,
     /// The trace does not do what was recorded: a bug, found by a check.
@@ -62,6 +67,7 @@ impl fmt::Display for Failure {
             Failure::Malformed(error) => write!(f, "malformed trace: {error}"),
             Failure::Backend(error) => write!(f, "cannot be lowered: {error}"),
             Failure::TooManyOperations(_) => f.write_str("too many operations"),
+            Failure::NotYet(_) => f.write_str("too many operations for now"),
             Failure::NoMemory => f.write_str("no memory for code"),
             Failure::Check { stage, .. } => write!(f, "check failed after {stage}"),
             Failure::Panicked => f.write_str("the compiler panicked"),
@@ -73,7 +79,7 @@ impl Failure {
     /// More words for the log.
     pub fn detail(&self) -> String {
         match self {
-            Failure::TooManyOperations(count) => format!("{self}: {count}"),
+            Failure::TooManyOperations(count) | Failure::NotYet(count) => format!("{self}: {count}"),
             Failure::Check { difference, .. } => format!("{self}: {difference}"),
             _ => self.to_string(),
         }
@@ -171,6 +177,9 @@ fn stages(
     }
     if trace.len() > shared.options.max_operations as usize {
         return Err(Failure::TooManyOperations(trace.len()));
+    }
+    if shared.budget().is_some_and(|budget| trace.len() as u64 * LOWERING_NS > budget / 4) {
+        return Err(Failure::NotYet(trace.len()));
     }
     stats::add(&COUNTERS.operations_before, u64::from(passes.ops_before));
     stats::add(&COUNTERS.operations_after, u64::from(passes.ops_after));

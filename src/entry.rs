@@ -16,12 +16,13 @@ use crate::context::Context;
 use crate::exits::{ExitRecord, NO_UNIT};
 use crate::fork_check::{Trial, try_out};
 use crate::functions::Treatment;
+use crate::heat::{LATER, cool_exit, demote, heat_up, penalise, postpone, retry};
 use crate::loops::Loop;
-use crate::memory::{SignalsBlocked, read_word};
+use crate::memory::{self, SignalsBlocked, read_word};
 use crate::pieces::{self, Heat, VectorState};
 use crate::recorder::{EndReason, GiveUp, Origin, PendingCall, Recorder, Stop};
 use crate::records::{self, Record};
-use crate::runtime::{self, Locked, Runtime, Shared};
+use crate::runtime::{self, Runtime, Shared};
 use crate::stats::{self, COUNTERS};
 use crate::stubs;
 use crate::thread::{self, Thread};
@@ -33,12 +34,6 @@ use std::time::Instant;
 
 /// Recordings that end elsewhere than in a trace are compiled only if they have so many instructions.
 const MIN_RECORDING: usize = 60;
-/// Failures in a row after which a loop or an exit is left alone.
-const MAX_FAILURES: u32 = 8;
-
-/// What is hot while no time may be spent on it is looked at again after so many times the threshold.
-const LATER: u32 = 4;
-
 /// Trace entries of threads that have ended.
 static ENTRIES: AtomicU64 = AtomicU64::new(0);
 
@@ -147,13 +142,6 @@ fn warm_anchor(runtime: &'static Runtime, thread: &mut Thread, known: Option<&'s
 fn land(context: &mut Context, own: &Loop) {
     context.rip = own.start();
     context.gpr[4] = context.gpr[4].wrapping_add(own.landing.stack);
-}
-
-/// Lowers what is left of a loop's heat; says whether it is hot now.
-fn heat_up(heat: &std::sync::atomic::AtomicI32, passes: u32) -> bool {
-    let left = heat.load(Relaxed).saturating_sub(i32::try_from(passes).unwrap_or(i32::MAX));
-    heat.store(left.max(0), Relaxed);
-    left <= 0
 }
 
 /// Whether the suspended recording's residual call can no longer return.
@@ -315,52 +303,11 @@ pub fn describe(origin: &Origin) -> String {
     }
 }
 
-/// Lets the next pass record again.
-fn retry(runtime: &'static Runtime, origin: &Origin) {
-    match origin {
-        Origin::Anchor(own) => own.heat.store(1, Relaxed),
-        Origin::Exit { unit, exit } => cool_exit(&mut runtime.lock(), *unit, *exit, 1),
-    }
-}
-
-/// Makes the next attempt come later; after too many failures that count, never.
-pub fn penalise(runtime: &'static Runtime, origin: &Origin, counts: bool) {
-    let delay = |first: u32, failures: u32| first.saturating_mul(2 << failures.min(16));
-    match origin {
-        Origin::Anchor(own) => {
-            let failures = own.failures.fetch_add(u32::from(counts), Relaxed) + u32::from(counts);
-            if failures >= MAX_FAILURES {
-                own.disabled.store(true, Relaxed);
-            }
-            let delay = delay(runtime.hot_loop(), failures);
-            own.heat.store(i32::try_from(delay).unwrap_or(i32::MAX), Relaxed);
-        }
-        Origin::Exit { unit, exit } => {
-            let mut shared = runtime.lock();
-            let Some(info) = shared.units.get_mut(*unit as usize).and_then(|unit| unit.exits.get_mut(*exit as usize))
-            else {
-                return;
-            };
-            info.failures += 1;
-            let delay = delay(runtime.hot_exit(), info.failures);
-            let heat = if info.failures >= MAX_FAILURES { u32::MAX } else { delay };
-            cool_exit(&mut shared, *unit, *exit, heat);
-        }
-    }
-}
-
-/// The exit will be looked at after it was taken so many times more.
-fn cool_exit(shared: &mut Locked, unit: u32, exit: u32, times: u32) {
-    if let Some(record) = shared.units.get(unit as usize).and_then(|unit| unit.records.get(exit as usize)) {
-        record.heat.store(i32::try_from(times).unwrap_or(i32::MAX), Relaxed);
-    }
-}
-
 /// Compiles a finished recording, installs the trace and goes on in it.
 fn finish(runtime: &'static Runtime, thread: &mut Thread, end: End, other: Option<&'static Loop>) -> Next {
     let _blocked = SignalsBlocked::new();
     let Some(recorder) = thread.take_recorder() else { return leave_anywhere(runtime, &thread.context) };
-    let begin = Instant::now();
+    let begin = memory::thread_time();
     let result = {
         // One lock from the unit's number, which is the next free one, until it is installed.
         let mut shared = runtime.lock();
@@ -386,7 +333,7 @@ fn finish(runtime: &'static Runtime, thread: &mut Thread, end: End, other: Optio
             }
         })
     };
-    stats::add(&COUNTERS.compile_ns, begin.elapsed().as_nanos() as u64);
+    stats::add(&COUNTERS.compile_ns, memory::thread_time().saturating_sub(begin));
     match result {
         Ok(Ready::Later) => {
             retry(runtime, &recorder.origin);
@@ -403,7 +350,10 @@ fn finish(runtime: &'static Runtime, thread: &mut Thread, end: End, other: Optio
             let level = if matches!(failure, Failure::Check { .. } | Failure::Malformed(_)) { 1 } else { 2 };
             let detail = format!("{}: {}", describe(&recorder.origin), failure.detail());
             runtime.note(level, &failure.to_string(), &detail);
-            penalise(runtime, &recorder.origin, true);
+            match failure {
+                Failure::NotYet(_) => postpone(runtime, &recorder.origin),
+                _ => penalise(runtime, &recorder.origin, true),
+            }
             leave_anywhere(runtime, &thread.context)
         }
     }
@@ -565,29 +515,6 @@ fn begin_at_exit(runtime: &'static Runtime, thread: &mut Thread, record: &ExitRe
         give_up(runtime, thread, GiveUp::Interrupted);
     }
     begin(runtime, thread, origin)
-}
-
-/// Takes a trace out of use that does not pay: most entries leave it by this exit, soon after they have begun, and there is
-/// no side trace to go on in.
-fn demote(runtime: &'static Runtime, shared: &mut Locked, record: &ExitRecord) {
-    /// An entry and an exit cost about as much as so many instructions of the interpreter.
-    const WORTHWHILE: u32 = 250;
-    let Some(unit) = shared.exit_of(record) else { return };
-    let (step, function) = (unit.exits[record.index as usize].step, unit.function);
-    let Origin::Anchor(own) = unit.origin else { return };
-    if unit.repeats {
-        return;
-    }
-    let taken = u64::from(runtime.hot_exit());
-    if unit.dropped || step >= WORTHWHILE || own.entries.swap(0, Relaxed) > taken.saturating_mul(u64::from(2 * LATER)) {
-        return;
-    }
-    shared
-        .log(2, &format!("{}: dropped, because it is left after {step} instructions", describe(&Origin::Anchor(own))));
-    runtime.drop_units(shared, |unit| unit.function == function);
-    let failures = own.failures.fetch_add(1, Relaxed).min(10);
-    let delay = runtime.hot_loop().saturating_mul(64 << failures);
-    own.heat.store(i32::try_from(delay).unwrap_or(i32::MAX), Relaxed);
 }
 
 /// A recording from an exit to an anchor is one of that anchor.

@@ -6,7 +6,8 @@
 //!
 //! # A tour
 //! - [`capi`]: the functions of the header. `stubs`: the machine code that anchors, traces and returns run through.
-//! - `entry`: what happens at an anchor, at an exit, when a residual call returns. `runtime`: the state behind it.
+//! - `entry`: what happens at an anchor, at an exit, when a residual call returns. `runtime`: the state behind it. `heat`:
+//!   when what is tried.
 //! - `recorder`: executes and logs the guest's instructions. `compile`: from a log to a `unit` of code. `check`:
 //!   replays a recording on its trace. `fork_check`: compares one compiled iteration with native execution.
 //! - `context`, `records`, `exits`, `thread`: what machine code and Rust share. `pieces`, `emit`: code made at run time.
@@ -28,6 +29,7 @@ mod entry;
 mod exits;
 mod fork_check;
 mod functions;
+mod heat;
 mod interpret;
 mod log;
 mod loops;

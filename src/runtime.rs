@@ -383,12 +383,8 @@ impl Runtime {
     /// A trace costs milliseconds and gains a little every time that it runs. Programs of many paths would spend more on
     /// traces than these gain: then the next ones wait until the process has run for longer.
     pub fn may_compile(&'static self) -> bool {
-        /// Every process may spend as much, in nanoseconds.
-        const FREE: u64 = 50_000_000;
-        let Options { compile_share, check, backend, .. } = self.lock().options;
         let spent = COUNTERS.recording_ns.load(Relaxed) + COUNTERS.compile_ns.load(Relaxed);
-        let unlimited = compile_share == 0 || check != Check::Off || backend == Engine::Eval;
-        unlimited || spent <= FREE || spent - FREE <= crate::memory::process_time() / 100 * u64::from(compile_share)
+        self.lock().budget().is_none_or(|budget| spent <= budget)
     }
 
     /// Says how a function is treated from now on.
@@ -513,6 +509,15 @@ impl Runtime {
 }
 
 impl Shared {
+    /// The time that recording and compiling may have taken by now, in nanoseconds; `None` if there is no limit.
+    pub fn budget(&self) -> Option<u64> {
+        /// Every process may spend as much.
+        const FREE: u64 = 50_000_000;
+        let Options { compile_share, check, backend, .. } = self.options;
+        let limited = compile_share != 0 && check == Check::Off && backend == Engine::Native;
+        limited.then(|| FREE + crate::memory::process_time() / 100 * u64::from(compile_share))
+    }
+
     /// The slot of the instruction at `pc`, made if it is new.
     fn slot(&mut self, pc: u64) -> Option<&'static SlotInfo> {
         if let Some(slot) = self.slots.get(&pc) {

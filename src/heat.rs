@@ -1,0 +1,104 @@
+//! When loops and exits are hot: thresholds, delays after failures, and taking traces out of use.
+//!
+//! # Invariants
+//! Nothing is tried again at once but what cannot fail twice for the same reason. Delays double with each failure, and after
+//! [`MAX_FAILURES`] a loop or exit is left alone.
+//!
+//! # Worked example
+//! An exit whose side trace met an inner loop three times is looked at again after 50 * 2^4 more exits.
+
+use crate::entry::describe;
+use crate::exits::ExitRecord;
+use crate::recorder::Origin;
+use crate::runtime::{Locked, Runtime};
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Failures in a row after which a loop or an exit is left alone.
+const MAX_FAILURES: u32 = 8;
+/// What is hot while no time may be spent on it is looked at again after so many times the threshold.
+pub const LATER: u32 = 4;
+
+/// Lowers what is left of a loop's heat; says whether it is hot now.
+pub fn heat_up(heat: &std::sync::atomic::AtomicI32, passes: u32) -> bool {
+    let left = heat.load(Relaxed).saturating_sub(i32::try_from(passes).unwrap_or(i32::MAX));
+    heat.store(left.max(0), Relaxed);
+    left <= 0
+}
+
+/// Lets the next pass record again.
+pub fn retry(runtime: &'static Runtime, origin: &Origin) {
+    match origin {
+        Origin::Anchor(own) => own.heat.store(1, Relaxed),
+        Origin::Exit { unit, exit } => cool_exit(&mut runtime.lock(), *unit, *exit, 1),
+    }
+}
+
+/// Makes the next attempt come later; after too many failures that count, never.
+pub fn penalise(runtime: &'static Runtime, origin: &Origin, counts: bool) {
+    let delay = |first: u32, failures: u32| first.saturating_mul(2 << failures.min(16));
+    match origin {
+        Origin::Anchor(own) => {
+            let failures = own.failures.fetch_add(u32::from(counts), Relaxed) + u32::from(counts);
+            if failures >= MAX_FAILURES {
+                own.disabled.store(true, Relaxed);
+            }
+            let delay = delay(runtime.hot_loop(), failures);
+            own.heat.store(i32::try_from(delay).unwrap_or(i32::MAX), Relaxed);
+        }
+        Origin::Exit { unit, exit } => {
+            let mut shared = runtime.lock();
+            let Some(info) = shared.units.get_mut(*unit as usize).and_then(|unit| unit.exits.get_mut(*exit as usize))
+            else {
+                return;
+            };
+            info.failures += 1;
+            let delay = delay(runtime.hot_exit(), info.failures);
+            let heat = if info.failures >= MAX_FAILURES { u32::MAX } else { delay };
+            cool_exit(&mut shared, *unit, *exit, heat);
+        }
+    }
+}
+
+/// The exit will be looked at after it was taken so many times more.
+pub fn cool_exit(shared: &mut Locked, unit: u32, exit: u32, times: u32) {
+    if let Some(record) = shared.units.get(unit as usize).and_then(|unit| unit.records.get(exit as usize)) {
+        record.heat.store(i32::try_from(times).unwrap_or(i32::MAX), Relaxed);
+    }
+}
+
+/// Takes a trace out of use that does not pay: most entries leave it by this exit, soon after they have begun, and there is
+/// no side trace to go on in.
+pub fn demote(runtime: &'static Runtime, shared: &mut Locked, record: &ExitRecord) {
+    /// An entry and an exit cost about as much as so many instructions of the interpreter.
+    const WORTHWHILE: u32 = 250;
+    let Some(unit) = shared.exit_of(record) else { return };
+    let (step, function) = (unit.exits[record.index as usize].step, unit.function);
+    let Origin::Anchor(own) = unit.origin else { return };
+    if unit.repeats {
+        return;
+    }
+    let taken = u64::from(runtime.hot_exit());
+    if unit.dropped || step >= WORTHWHILE || own.entries.swap(0, Relaxed) > taken.saturating_mul(u64::from(2 * LATER)) {
+        return;
+    }
+    shared
+        .log(2, &format!("{}: dropped, because it is left after {step} instructions", describe(&Origin::Anchor(own))));
+    runtime.drop_units(shared, |unit| unit.function == function);
+    let failures = own.failures.fetch_add(1, Relaxed).min(10);
+    let delay = runtime.hot_loop().saturating_mul(64 << failures);
+    own.heat.store(i32::try_from(delay).unwrap_or(i32::MAX), Relaxed);
+}
+
+/// Looks at it again much later: it would take more time to compile than the process may spend by now.
+pub fn postpone(runtime: &'static Runtime, origin: &Origin) {
+    const MUCH: u32 = 8 * LATER;
+    match origin {
+        Origin::Anchor(own) => {
+            let delay = runtime.hot_loop().saturating_mul(MUCH);
+            own.heat.store(i32::try_from(delay).unwrap_or(i32::MAX), Relaxed);
+        }
+        Origin::Exit { unit, exit } => {
+            cool_exit(&mut runtime.lock(), *unit, *exit, runtime.hot_exit().saturating_mul(MUCH));
+        }
+    }
+}
