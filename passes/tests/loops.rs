@@ -308,8 +308,42 @@ fn a_guarded_index_bounds_an_array() {
 }
 
 #[test]
+fn a_load_from_an_array_is_apart_from_stores() {
+    let body = "  v20: i64 = const 255
+  v21: i64 = and v3, v20
+  v22: i64 = const 3
+  v23: i64 = and v9, v22
+  v24: i1 = ult v23, v21
+  guard v24, exit1
+  v25: i64 = load [v2 + v23*8] @0x6000=0x1
+  v26: i64 = load [v1] @0x5000=0x1
+  v27: i64 = add v26, v25
+  store i64 [v1], v27 @0x5000=0x9";
+    let distances = [-7i64, 0, 8, -8, -24, -31, -56, -64];
+    let guests = distances.map(|by| with_rcx(RBX.wrapping_add(by as u64)));
+    let nest = nest(&counted(body, "exit1 @0x44 { rax = v9 }"), &guests);
+    assert_eq!((nest.count(Opcode::Load), nest.count(Opcode::Store)), (1, 0));
+    for (guest, by) in guests.iter().zip(distances) {
+        assert_eq!(nest.enters(guest), by >= 8 || by <= -64, "distance {by}");
+    }
+}
+
+#[test]
+fn where_a_load_may_be_from_anywhere_stores_do_not_wait() {
+    let body = "  v20: i64 = const 3
+  v21: i64 = and v9, v20
+  v22: i64 = load [v2 + v21*8] @0x6008=0x1
+  v23: i64 = load [v1] @0x5000=0x1
+  v24: i64 = add v23, v22
+  store i64 [v1], v24 @0x5000=0x9";
+    let nest = nest(&counted(body, ""), &[far(), with_rcx(RBX), with_rcx(RBX - 8), with_rcx(RBX - 3)]);
+    assert_eq!((nest.count(Opcode::Load), nest.count(Opcode::Store)), (1, 1));
+    assert!(nest.enters(&with_rcx(RBX)));
+}
+
+#[test]
 fn an_array_may_start_at_a_pointer_that_another_one_is_an_alias_of() {
-    // rdx was recorded at rbx + 8: in the second copy it is expressed by rbx, in the check it is still itself.
+    // rdx was recorded at rbx + 8: in the second copy it is expressed by rbx. The array begins where the cells end.
     let body = "  v20: i64 = const 255
   v21: i64 = and v2, v20
   v22: i64 = const 7
@@ -319,7 +353,7 @@ fn an_array_may_start_at_a_pointer_that_another_one_is_an_alias_of() {
   v26: i64 = load [v1 + 8] @0x5008=0x1
   v27: i64 = add v26, v9
   store i64 [v3], v27 @0x5008=0x9
-  v28: i64 = load [v3 + v23*8 + 64] @0x5048=0x1
+  v28: i64 = load [v3 + v23*8 + 24] @0x5048=0x1
   store i64 [v1 + 24], v28 @0x5018=0x1";
     let at = |rdx| guest(&[(Slot::RAX, 7), (Slot::RBX, RBX), (Slot::RCX, 8), (Slot::RDX, rdx)]);
     let nest = nest(&counted(body, "exit1 @0x44 { rax = v9 }"), &[at(RBX + 8), at(RBX), at(RBX - 64), at(0x7000)]);

@@ -332,8 +332,10 @@ impl Generator {
     }
 
     fn step(&mut self) {
-        match self.random(24) {
+        match self.random(26) {
             0..=5 => self.pure(),
+            24 => self.bounded(),
+            25 => self.unbounded(),
             6..=8 => {
                 let (ty, place) = (self.memory_type(), self.place());
                 self.append(Inst::load(ty, place));
