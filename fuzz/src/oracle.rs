@@ -17,7 +17,7 @@ use crate::evaluated::ArenaGuest;
 use crate::native::{ARENA_BYTES, Executor, LoadError, Outcome, State};
 use crate::record::{Snapshot, record, step};
 use crate::undefined::{flag_names, maybe_undefined, undefined_flags, undefined_result};
-use iced_x86::Instruction;
+use iced_x86::{Instruction, Mnemonic};
 use redmagic_backend::Backend;
 use redmagic_ir::eval::{self, EvalError, Fault, Machine};
 use redmagic_ir::{Class, Exit, ExitValue, FLAGS_MASK, Opcode, Slot, Trace};
@@ -197,6 +197,13 @@ impl Case {
         Ok(true)
     }
 
+    /// Whether an exit leads back to a division, which the trace does for small quotients only.
+    fn exits_early(&self, exit: Exit) -> bool {
+        let data = &self.trace.exits[exit];
+        let inst = self.block.get(data.step as usize).filter(|inst| inst.ip() == data.pc);
+        inst.is_some_and(|inst| matches!(inst.mnemonic(), Mnemonic::Div | Mnemonic::Idiv))
+    }
+
     /// Compares all three where one guard was made to fail, from the state of the recording: whatever the guard tests, its
     /// exit must describe the state between the same two instructions.
     pub fn check_forced(
@@ -210,6 +217,13 @@ impl Case {
         let mut guest = ArenaGuest { executor, state: start.state };
         let evaluated = Machine::new(&self.trace).enter(&self.trace, &mut guest, 10_000);
         let end = Snapshot { state: guest.state, arena: *executor.arena() };
+        if let Ok(eval::Outcome::Exit(first)) = evaluated
+            && first != forced
+            && self.exits_early(first)
+        {
+            // Even the recorded values make the trace leave in front of this division: nothing behind it is reached.
+            return Ok(());
+        }
         if evaluated != Ok(eval::Outcome::Exit(forced)) {
             return Err(
                 self.mismatch(start, &format!("{forced} is forced, but the evaluation ended with {evaluated:?}"))
