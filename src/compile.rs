@@ -23,7 +23,6 @@ use crate::stats::{self, COUNTERS};
 use crate::stubs;
 use crate::unit::{ExitInfo, Unit, exit_vectors, is_wide};
 use redmagic_backend::{BackendError, ExitCode, FlagsRecipe, Request};
-use redmagic_ir::graph::Graph;
 use redmagic_ir::{Exit, ExitValue, NativeOp, Region, RegionKind, Slot, Terminator, Trace, Type};
 use redmagic_lift::{Code, Recording, Refusal};
 use std::collections::BTreeSet;
@@ -379,7 +378,6 @@ fn unit(recorder: &Recorder, trace: &Trace, lowered: Lowered, wide: bool, vector
         .map(|(((exit, data), code), vectors)| ExitInfo {
             code,
             pc: data.pc,
-            step: data.step,
             kind: data.kind,
             vectors: *vectors,
             is_call: calls.contains(&exit),
@@ -396,7 +394,6 @@ fn unit(recorder: &Recorder, trace: &Trace, lowered: Lowered, wide: bool, vector
         exits,
         dependencies: declared.map(|region| (region.start, region.end)).collect(),
         wide,
-        repeats: !Graph::new(trace).headers().is_empty(),
         dropped: false,
     }
 }

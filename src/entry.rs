@@ -16,7 +16,7 @@ use crate::context::Context;
 use crate::exits::{ExitRecord, NO_UNIT};
 use crate::fork_check::{Trial, try_out};
 use crate::functions::Treatment;
-use crate::heat::{LATER, cool_exit, demote, heat_up, penalise, postpone, retry};
+use crate::heat::{LATER, cool_exit, heat_up, penalise, postpone, retry};
 use crate::loops::Loop;
 use crate::memory::{self, SignalsBlocked, read_word};
 use crate::pieces::{self, Heat, VectorState};
@@ -101,12 +101,13 @@ pub extern "C" fn on_anchor(context: *mut Context, id: u64) -> Next {
         && function != 0
     {
         thread.entries.set(thread.entries.get() + 1);
-        own.entries.store(own.entries.load(Relaxed).wrapping_add(1), Relaxed);
         runtime.rewind(id);
         land(&mut thread.context, own);
         return Next::enter(function);
     }
-    guarded(|| warm_anchor(runtime, thread, known, id), Next::back)
+    // Whatever a recording has executed by then, the context says where the guest is.
+    // SAFETY: the stub's context; the first closure, which used it through `thread`, has ended.
+    guarded(|| warm_anchor(runtime, thread, known, id), || leave_anywhere(runtime, unsafe { &*context }))
 }
 
 fn warm_anchor(runtime: &'static Runtime, thread: &mut Thread, known: Option<&'static Loop>, id: u64) -> Next {
@@ -410,31 +411,31 @@ pub extern "C" fn on_exit(context: *mut Context, record: *const ExitRecord) -> u
     let (thread, record) = unsafe { (thread::of_context(context), &*record) };
     let Some(runtime) = runtime::get() else { std::process::abort() }; // invariant: units belong to a runtime
     stats::add(&COUNTERS.exits, 1);
-    // An exit with its own piece needs nothing from the context; without one the last resort leaves.
-    guarded(
-        || {
-            let next = match decide_exit(runtime, record) {
-                Leave::By(piece) => return piece,
-                Leave::Recording => begin_at_exit(runtime, thread, record),
-            };
-            next.without_argument(&mut thread.context)
-        },
-        || std::process::abort(), // invariant: deciding and linking allocate only; a panic in a recording is guarded there
-    )
+    // An exit with its own piece needs nothing from the context.
+    if let Leave::By(piece) = guarded(|| decide_exit(runtime, record), || Leave::Library) {
+        return piece;
+    }
+    let taken = complete_exit(runtime, thread, record);
+    // From here on the context says where the guest is.
+    // SAFETY: the stub's context; the first closure, which used it through `thread`, has ended.
+    let next =
+        guarded(|| begin_at_exit(runtime, thread, record, taken), || leave_anywhere(runtime, unsafe { &*context }));
+    // SAFETY: as above.
+    next.without_argument(unsafe { &mut *context })
 }
 
 /// What an exit does.
 enum Leave {
     /// This piece knows.
     By(u64),
-    /// A recording begins.
-    Recording,
+    /// The library does, with the complete state in the context: it may record.
+    Library,
 }
 
 fn decide_exit(runtime: &'static Runtime, record: &ExitRecord) -> Leave {
     let mut locked = runtime.lock();
     let shared = &mut *locked;
-    let last_resort = Leave::Recording;
+    let last_resort = Leave::Library;
     let Some(unit) = shared.units.get_mut(record.unit as usize) else { return last_resort };
     let (function, wide, dropped) = (unit.function, unit.wide, unit.dropped);
     let Some(info) = unit.exits.get_mut(record.index as usize) else { return last_resort };
@@ -478,27 +479,38 @@ fn decide_exit(runtime: &'static Runtime, record: &ExitRecord) -> Leave {
             record.heat.store(i32::MAX, Relaxed);
             Leave::By(piece)
         }
-        Some(_) => Leave::Recording,
+        Some(_) => Leave::Library,
     }
 }
 
-/// Completes the state of an exit in the context, and records a side trace from there if nothing speaks against it.
-fn begin_at_exit(runtime: &'static Runtime, thread: &mut Thread, record: &ExitRecord) -> Next {
+/// What is known of an exit whose state is complete.
+struct Taken {
+    /// Its trace is out of use.
+    dropped: bool,
+    /// It is the state of a residual call.
+    is_call: bool,
+    /// What a recording from here is a recording of.
+    origin: Origin,
+}
+
+/// Completes the state of an exit in the context.
+fn complete_exit(runtime: &'static Runtime, thread: &mut Thread, record: &ExitRecord) -> Taken {
     let mut shared = runtime.lock();
     let Some(unit) = shared.exit_of(record) else { std::process::abort() }; // invariant: exit records are of units
-    let dropped = unit.dropped;
     let info = &unit.exits[record.index as usize];
     complete_context(&mut thread.context, &info.code);
     thread.context.rip = info.pc;
-    if info.is_call {
+    Taken { dropped: unit.dropped, is_call: info.is_call, origin: origin_of_exit(runtime, info.kind, record) }
+}
+
+/// Records a side trace from an exit whose state is in the context, if nothing speaks against it.
+fn begin_at_exit(runtime: &'static Runtime, thread: &mut Thread, record: &ExitRecord, taken: Taken) -> Next {
+    let Taken { dropped, is_call, origin } = taken;
+    if is_call {
         // No memory for its piece: the call is made without us.
-        drop(shared);
         return make_call_plainly(runtime, &mut thread.context);
     }
-    let origin = origin_of_exit(runtime, info.kind, record);
-    drop(shared);
     if !runtime.may_compile() {
-        demote(runtime, &mut runtime.lock(), record);
         cool_exit(&mut runtime.lock(), record.unit, record.index, runtime.hot_exit().saturating_mul(LATER));
         return leave_anywhere(runtime, &thread.context);
     }

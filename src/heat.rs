@@ -1,4 +1,4 @@
-//! When loops and exits are hot: thresholds, delays after failures, and taking traces out of use.
+//! When loops and exits are hot: thresholds, and delays after failures.
 //!
 //! # Invariants
 //! Nothing is tried again at once but what cannot fail twice for the same reason. Delays double with each failure, and after
@@ -7,8 +7,6 @@
 //! # Worked example
 //! An exit whose side trace met an inner loop three times is looked at again after 50 * 2^4 more exits.
 
-use crate::entry::describe;
-use crate::exits::ExitRecord;
 use crate::recorder::Origin;
 use crate::runtime::{Locked, Runtime};
 use std::sync::atomic::Ordering::Relaxed;
@@ -64,29 +62,6 @@ pub fn cool_exit(shared: &mut Locked, unit: u32, exit: u32, times: u32) {
     if let Some(record) = shared.units.get(unit as usize).and_then(|unit| unit.records.get(exit as usize)) {
         record.heat.store(i32::try_from(times).unwrap_or(i32::MAX), Relaxed);
     }
-}
-
-/// Takes a trace out of use that does not pay: most entries leave it by this exit, soon after they have begun, and there is
-/// no side trace to go on in.
-pub fn demote(runtime: &'static Runtime, shared: &mut Locked, record: &ExitRecord) {
-    /// An entry and an exit cost about as much as so many instructions of the interpreter.
-    const WORTHWHILE: u32 = 250;
-    let Some(unit) = shared.exit_of(record) else { return };
-    let (step, function) = (unit.exits[record.index as usize].step, unit.function);
-    let Origin::Anchor(own) = unit.origin else { return };
-    if unit.repeats {
-        return;
-    }
-    let taken = u64::from(runtime.hot_exit());
-    if unit.dropped || step >= WORTHWHILE || own.entries.swap(0, Relaxed) > taken.saturating_mul(u64::from(2 * LATER)) {
-        return;
-    }
-    shared
-        .log(2, &format!("{}: dropped, because it is left after {step} instructions", describe(&Origin::Anchor(own))));
-    runtime.drop_units(shared, |unit| unit.function == function);
-    let failures = own.failures.fetch_add(1, Relaxed).min(10);
-    let delay = runtime.hot_loop().saturating_mul(64 << failures);
-    own.heat.store(i32::try_from(delay).unwrap_or(i32::MAX), Relaxed);
 }
 
 /// Looks at it again much later: it would take more time to compile than the process may spend by now.

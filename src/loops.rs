@@ -25,8 +25,6 @@ pub struct Loop {
     pub heat: AtomicI32,
     /// Recordings that failed in a row.
     pub failures: AtomicU32,
-    /// Entries of its trace, roughly: threads do not wait for each other to count.
-    pub entries: AtomicU64,
     /// Never record it.
     pub disabled: AtomicBool,
 }
@@ -110,7 +108,6 @@ impl Loops {
             function: AtomicU64::new(0),
             heat: AtomicI32::new(i32::try_from(heat).unwrap_or(i32::MAX)),
             failures: AtomicU32::new(0),
-            entries: AtomicU64::new(0),
             disabled: AtomicBool::new(false),
         }));
         all.push(entry);

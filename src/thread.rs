@@ -33,8 +33,6 @@ pub struct Thread {
     pub places: Places,
     /// The activation record of the residual call that the recording waits for.
     pub suspended: *mut records::Record,
-    /// Whether the recorder is running right now.
-    pub recording: bool,
     /// Leads wherever the library wants a stub to go that expects an exit record.
     pub transfer: ExitRecord,
     /// Trace entries, added up here because an atomic counter would be shared.
@@ -108,7 +106,6 @@ pub fn create() -> bool {
         recorder: None,
         places: Places::default(),
         suspended: ptr::null_mut(),
-        recording: false,
         transfer: ExitRecord::new(NO_UNIT, 0, 0),
         entries: Cell::new(0),
         stack,

@@ -23,8 +23,6 @@ pub struct Unit {
     pub dependencies: Vec<(u64, u64)>,
     /// Residual calls save all vector state.
     pub wide: bool,
-    /// It can run for long: the way to an exit says nothing about the time spent in it.
-    pub repeats: bool,
     /// It is no longer entered; activations go on in the guest.
     pub dropped: bool,
 }
@@ -35,8 +33,6 @@ pub struct ExitInfo {
     pub code: ExitCode,
     /// Where the guest goes on.
     pub pc: u64,
-    /// Recorded instructions before it.
-    pub step: u32,
     /// Where control goes.
     pub kind: ExitKind,
     /// What has to be restored.

@@ -176,8 +176,6 @@ pub struct Recorder {
     pub limit: usize,
     start_rsp: u64,
     frames: Vec<Frame>,
-    /// Calls minus returns.
-    depth: i64,
     /// The callee with the most instructions among those that have returned.
     longest: Option<(u64, usize)>,
     /// Anchors of other loops that were passed.
@@ -206,7 +204,6 @@ impl Recorder {
             limit: limits.instructions,
             start_rsp: context.rsp(),
             frames: Vec::with_capacity(limits.depth),
-            depth: 0,
             longest: None,
             passes: 0,
             places,
@@ -445,7 +442,6 @@ impl Recorder {
                     return Err(Stop::GiveUp(GiveUp::TooDeep));
                 }
                 self.frames.push(Frame { function: target, start: self.log.len(), back: (0, 0) });
-                self.depth += 1;
                 let rsp = context.rsp().wrapping_sub(8);
                 let step = self.log.len() as u32;
                 let first = self.check.as_mut().map(|check| check.before(step, slot, context));
@@ -590,7 +586,6 @@ impl Recorder {
         context.gpr[4] = rsp.wrapping_add(8 + u64::from(extra));
         self.push(slot, target, (rsp, target), EntryKind::Inst);
         context.rip = target;
-        self.depth -= 1;
         if let Some(frame) = self.frames.pop() {
             let length = self.log.len() - frame.start;
             if self.longest.is_none_or(|(_, longest)| longest < length) {

@@ -78,6 +78,8 @@ fn traces_change_nothing() {
         for (threshold, check) in [(1, "1"), (2, "2"), (50, "1"), (random, "2")] {
             jobs.push(Job { program, settings: hot(threshold, "REDMAGIC_CHECK", check) });
         }
+        // Checks lift the limit on the time for compiling; without them, what is postponed has to go on as well.
+        jobs.push(Job { program, settings: hot(1, "REDMAGIC_COMPILE_SHARE", "1") });
         if NUMERIC.contains(&program.name.as_str()) {
             jobs.push(Job { program, settings: hot(2, "REDMAGIC_BACKEND", "eval") });
         }
