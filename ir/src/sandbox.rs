@@ -20,6 +20,57 @@ pub fn mix(seed: u64, number: u64) -> u64 {
     x ^ x >> 32
 }
 
+/// Where a generator's decisions come from: first from bytes, which a fuzzer may change one by one, then from a seed.
+#[derive(Clone, Debug)]
+pub struct Choices {
+    bytes: Vec<u8>,
+    at: usize,
+    state: u64,
+}
+
+impl Choices {
+    /// Decisions that all follow from `seed`.
+    pub fn seeded(seed: u64) -> Choices {
+        Choices { bytes: Vec::new(), at: 0, state: mix(seed, 77) }
+    }
+
+    /// Decisions that follow from `bytes`: each takes as many of them as it needs.
+    pub fn from_bytes(bytes: &[u8]) -> Choices {
+        let state = bytes.iter().fold(7, |state, byte| mix(state, u64::from(*byte)));
+        Choices { bytes: bytes.to_vec(), at: 0, state }
+    }
+
+    /// 64 bits.
+    pub fn bits(&mut self) -> u64 {
+        match self.bytes.get(self.at..self.at + 8) {
+            Some(bytes) => {
+                self.at += 8;
+                bytes.iter().fold(0, |bits, byte| bits << 8 | u64::from(*byte))
+            }
+            None => {
+                self.at = self.bytes.len();
+                self.state = mix(self.state, 1);
+                mix(self.state, 2)
+            }
+        }
+    }
+
+    /// A number less than `bound` (which is not 0).
+    pub fn below(&mut self, bound: u64) -> u64 {
+        match self.bytes.get(self.at) {
+            Some(byte) if bound <= 256 => {
+                self.at += 1;
+                u64::from(*byte) % bound
+            }
+            Some(_) => self.bits() % bound,
+            None => {
+                self.state = mix(self.state, 1);
+                (self.state >> 20) % bound
+            }
+        }
+    }
+}
+
 /// What memory holds where nothing was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Background {

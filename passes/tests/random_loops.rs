@@ -16,7 +16,7 @@ mod world;
 use common::optimised;
 use generator::Generator;
 use redmagic_ir::eval::{Guest, Machine, Outcome};
-use redmagic_ir::sandbox::mix;
+use redmagic_ir::sandbox::{Choices, mix};
 use redmagic_ir::*;
 use redmagic_passes::Pipeline;
 use std::collections::BTreeMap;
@@ -96,7 +96,7 @@ fn random_loops_keep_their_effects() {
     let (mut copied, mut compared, mut faster, mut framed) = (0, 0, 0, 0);
     let mut refusals: BTreeMap<&str, u32> = BTreeMap::new();
     for seed in first..first + count {
-        let before = Generator::generate(seed);
+        let before = Generator::generate(seed, Choices::seeded(seed));
         if let Err(errors) = verify(&before) {
             panic!("seed {seed}: {errors:#?}\n{before}");
         }

@@ -2,12 +2,12 @@
 
 use super::world::{ARENA, ARENA_BYTES, BOUND, COUNT, POINTERS, STACK, World, world};
 use redmagic_ir::eval::Guest;
-use redmagic_ir::sandbox::{interesting, mix};
+use redmagic_ir::sandbox::{Choices, interesting};
 use redmagic_ir::*;
 
 /// A loop in the making.
 pub struct Generator {
-    seed: u64,
+    choices: Choices,
     trace: Trace,
     segment: Segment,
     world: World,
@@ -27,8 +27,7 @@ pub struct Generator {
 
 impl Generator {
     fn random(&mut self, below: u64) -> u64 {
-        self.seed = mix(self.seed, 1);
-        (self.seed >> 20) % below
+        self.choices.below(below)
     }
 
     fn pick<T: Copy>(&mut self, list: &[T]) -> T {
@@ -110,7 +109,7 @@ impl Generator {
     fn of_type(&mut self, ty: Type) -> Value {
         let fitting: Vec<Value> = self.values.iter().copied().filter(|v| self.trace.ty(*v) == ty).collect();
         if fitting.is_empty() || self.random(6) == 0 {
-            let imm = interesting(mix(self.seed, 3)) as i64;
+            let imm = interesting(self.choices.bits()) as i64;
             return self.constant(ty, imm);
         }
         let recent = fitting.len().min(8) as u64;
@@ -487,14 +486,14 @@ impl Generator {
         self.trace.segments[self.segment].terminator = Terminator::Jump(Target { segment: header, args: next });
     }
 
-    /// The loop of a seed.
-    pub fn generate(seed: u64) -> Trace {
+    /// A loop that follows from the choices, recorded in the world of `seed`.
+    pub fn generate(seed: u64, choices: Choices) -> Trace {
         let mut trace = Trace::new("random");
         trace.start = 0x500;
         let segment = trace.add_segment();
         trace.entry = Some(segment);
         let mut g = Generator {
-            seed: mix(seed, 77),
+            choices,
             trace,
             segment,
             world: world(seed, 0),
