@@ -14,7 +14,7 @@ use crate::dump::Report;
 use crate::exits::{EXIT_STRIDE, ExitRecord, NO_UNIT};
 use crate::fork_check::{Recorded, Trial, bounded};
 use crate::interpret;
-use crate::options::{Check, Engine};
+use crate::options::{Check, Engine, Options};
 use crate::pieces::{self, VectorState};
 use crate::recorder::log::{Entry, EntryKind};
 use crate::recorder::{Origin, Recorder, disassembly, slots};
@@ -25,6 +25,7 @@ use crate::unit::{ExitInfo, Unit, exit_vectors, is_wide};
 use redmagic_backend::{BackendError, ExitCode, FlagsRecipe, Request};
 use redmagic_ir::{Exit, ExitValue, NativeOp, Region, RegionKind, Slot, Terminator, Trace, Type};
 use redmagic_lift::{Code, Recording, Refusal};
+use redmagic_passes::Stats;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
@@ -46,6 +47,8 @@ pub enum Failure {
     TooManyOperations(usize),
     /// It would take more than its share of the time that may be spent by now.
     NotYet(usize),
+    /// There are as many traces as the options allow.
+    TooManyTraces,
     /// The code arena is full.
     NoMemory,
     /// The trace does not do what was recorded: a bug, found by a check.
@@ -67,6 +70,7 @@ impl fmt::Display for Failure {
             Failure::Backend(error) => write!(f, "cannot be lowered: {error}"),
             Failure::TooManyOperations(_) => f.write_str("too many operations"),
             Failure::NotYet(_) => f.write_str("too many operations for now"),
+            Failure::TooManyTraces => f.write_str("as many traces as allowed"),
             Failure::NoMemory => f.write_str("no memory for code"),
             Failure::Check { stage, .. } => write!(f, "check failed after {stage}"),
             Failure::Panicked => f.write_str("the compiler panicked"),
@@ -165,9 +169,13 @@ fn stages(
         replay(&trace, recorder, context, "lifting")?;
     }
     let begin = Instant::now();
-    let passes = redmagic_passes::optimise(&mut trace, &shared.options.passes);
+    let number = shared.units.len() as u32;
+    if number >= shared.options.max_traces {
+        return Err(Failure::TooManyTraces);
+    }
+    let passes = optimise(&mut trace, &shared.options, number);
     let optimising = begin.elapsed();
-    report.section("passes", || passes.to_string());
+    report.section("passes", || passes_report(number, &passes));
     report.section("optimised", || trace.to_string());
     // What runs is always verified: a bug up to here is refused instead of executed.
     verify(&trace)?;
@@ -182,7 +190,6 @@ fn stages(
     }
     stats::add(&COUNTERS.operations_before, u64::from(passes.ops_before));
     stats::add(&COUNTERS.operations_after, u64::from(passes.ops_after));
-    let number = shared.units.len() as u32;
     let begin = Instant::now();
     let lowered = lower(shared, &trace, number)?;
     let lowering = begin.elapsed();
@@ -209,6 +216,23 @@ fn stages(
     let wide = is_wide(&trace, vectors);
     let unit = unit(recorder, &trace, lowered, wide, &exit_vectors(&trace, vectors));
     Ok(Compiled { unit, summary, trial })
+}
+
+/// Runs the passes on trace `number`.
+fn optimise(trace: &mut Trace, options: &Options, number: u32) -> Stats {
+    match options.suspect.as_ref().filter(|suspect| suspect.trace == number) {
+        Some(suspect) => {
+            let passes = suspect.passes.as_ref().unwrap_or(&options.passes);
+            redmagic_passes::optimise_limited(trace, passes, suspect.rewrites)
+        }
+        None => redmagic_passes::optimise(trace, &options.passes),
+    }
+}
+
+/// What the passes did to trace `number`; `redmagic bisect` reads it.
+fn passes_report(number: u32, stats: &Stats) -> String {
+    let last = stats.last_rewrite().map_or_else(String::new, |last| format!("\n{last}"));
+    format!("trace {number}: {stats}{last}")
 }
 
 /// Values that the exits of a trace write in code: to slots and to memory. Constants are in their records.

@@ -6,6 +6,7 @@
 use redmagic_passes::Pipeline;
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// How compiled traces are checked before they are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,32 @@ pub enum Engine {
     Native,
     /// The reference evaluator.
     Eval,
+}
+
+/// A trace that is optimised differently from the others, to find out which rewrite is wrong in it.
+#[derive(Clone, Debug)]
+pub struct Suspect {
+    /// Its number, in the order of compilation, from 0.
+    pub trace: u32,
+    /// How many rewrites the passes may do.
+    pub rewrites: u32,
+    /// Its passes, instead of those of all traces.
+    pub passes: Option<Pipeline>,
+}
+
+impl FromStr for Suspect {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Suspect, ()> {
+        let mut parts = text.splitn(3, ':');
+        let mut number = |default: Option<u32>| match parts.next() {
+            None => default.ok_or(()),
+            Some(digits) => digits.parse().map_err(|_| ()),
+        };
+        let (trace, rewrites) = (number(None)?, number(Some(u32::MAX))?);
+        let passes = parts.next().map(Pipeline::parse).transpose().map_err(|_| ())?;
+        Ok(Suspect { trace, rewrites, passes })
+    }
 }
 
 /// All options.
@@ -56,6 +83,10 @@ pub struct Options {
     pub max_depth: u32,
     /// Optimised operations that a trace may have.
     pub max_operations: u32,
+    /// Traces that are compiled; the later ones are refused.
+    pub max_traces: u32,
+    /// The trace that is optimised differently.
+    pub suspect: Option<Suspect>,
     /// How much of the process's time may go into recording and compiling, in percent; 0 is no limit. Checks and the
     /// evaluator lift it.
     pub compile_share: u32,
@@ -79,6 +110,8 @@ impl Default for Options {
             max_recording: 30_000,
             max_depth: 60,
             max_operations: 12_000,
+            max_traces: u32::MAX,
+            suspect: None,
             compile_share: 20,
             trace_modules: Vec::new(),
         }
@@ -113,7 +146,7 @@ impl fmt::Display for OptionError {
 }
 
 /// The names of all options but `enabled`; in the environment in capitals, behind `REDMAGIC_`.
-pub const NAMES: [&str; 14] = [
+pub const NAMES: [&str; 16] = [
     "hot_loop",
     "hot_exit",
     "passes",
@@ -125,6 +158,8 @@ pub const NAMES: [&str; 14] = [
     "max_recording",
     "max_depth",
     "max_operations",
+    "max_traces",
+    "suspect",
     "compile_share",
     "trace_module",
     "enabled",
@@ -192,6 +227,11 @@ impl Options {
             "max_recording" => self.max_recording = number()?.clamp(100, 1_000_000),
             "max_depth" => self.max_depth = number()?.max(1),
             "max_operations" => self.max_operations = number()?.max(1),
+            "max_traces" => self.max_traces = number()?,
+            "suspect" => {
+                let parsed = (!value.is_empty()).then(|| value.parse()).transpose();
+                self.suspect = parsed.map_err(|()| wrong("trace, trace:rewrites or trace:rewrites:passes"))?;
+            }
             "compile_share" => self.compile_share = number()?.min(100),
             "trace_module" => {
                 let modules = value.split(',').map(str::trim).filter(|module| !module.is_empty());
@@ -219,6 +259,14 @@ mod tests {
         assert!(options.set("hot_loop", "many").is_err());
         assert!(options.set("log", "2:some.log").is_ok());
         assert_eq!((options.log_level, options.log_path.clone()), (2, Some(PathBuf::from("some.log"))));
+        assert!(options.set("suspect", "3:15:params,dce").is_ok());
+        let suspect = options.suspect.clone().expect("a suspect");
+        assert_eq!((suspect.trace, suspect.rewrites), (3, 15));
+        assert_eq!(suspect.passes.map(|passes| passes.to_string()).as_deref(), Some("params,dce"));
+        assert!(options.set("suspect", "3:many").is_err());
+        assert!(options.set("suspect", "3:1:speed").is_err());
+        assert!(options.set("suspect", "3").is_ok());
+        assert_eq!(options.suspect.as_ref().map(|suspect| suspect.rewrites), Some(u32::MAX));
         assert!(options.set("check", "2").is_ok());
         assert_eq!(options.check, Check::Fork);
     }

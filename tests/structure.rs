@@ -65,7 +65,7 @@ const UNSAFE: &[(&str, &str)] = &[
 const DECODING: [(&str, &str); 3] = [
     ("lift/", "gives instructions their meaning"),
     ("src/recorder/", "executes instructions"),
-    ("src/bin/redmagic.rs", "lifts bytes from the command line"),
+    ("src/bin/redmagic/main.rs", "lifts bytes from the command line"),
 ];
 
 const MAX_LINES: usize = 700;

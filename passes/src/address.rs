@@ -78,7 +78,7 @@ impl Walk<'_> {
         if ty.bits() > 64 || self.absolute(address) != Some(recorded.address) {
             return false;
         }
-        if self.regions.kind(recorded.address, ty.bytes()).is_none() {
+        if self.regions.kind(recorded.address, ty.bytes()).is_none() || !self.scope.stats.may("constant memory") {
             return false;
         }
         let constant = self.scope.constant(ty, recorded.value as i64);
@@ -105,6 +105,9 @@ impl Walk<'_> {
             Some(RegionKind::Declared | RegionKind::ReadOnly) | None => return None,
         }
         let target = recorded.wrapping_sub(i64::from(address.offset) as u64) as i64;
+        if !self.scope.stats.may("promotion") {
+            return None;
+        }
         let exit = self.scope.trace.resume_exit(value);
         if at_entry {
             self.guard_entry(address.root, target);

@@ -18,6 +18,9 @@ use redmagic_ir::{Effect, ExitValue, Map, Opcode, Segment, Slot, Terminator, Tra
 pub(crate) fn run(trace: &mut Trace, stats: &mut Stats) {
     trace.clear_resume_exits();
     drop_unchanged(trace, stats);
+    if !stats.may("dead code") {
+        return;
+    }
     let live = Marker::mark(trace);
     for segment in trace.segments.values_mut() {
         let before = segment.insts.len();
@@ -58,7 +61,8 @@ fn drop_unchanged(trace: &mut Trace, stats: &mut Stats) {
         exit.slots.retain(|(slot, value)| match value {
             ExitValue::Value(value) => {
                 let read = &insts[*value];
-                !(clean[slot.index()] && read.op == Opcode::Slot && read.slot() == Some(*slot))
+                let unchanged = clean[slot.index()] && read.op == Opcode::Slot && read.slot() == Some(*slot);
+                !(unchanged && stats.may("unchanged slot"))
             }
             ExitValue::Const(_) | ExitValue::Recipe(_) | ExitValue::Undefined => true,
         });

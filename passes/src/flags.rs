@@ -16,7 +16,7 @@ const MAX_DEPTH: u32 = 4;
 
 /// Runs the pass.
 pub(crate) fn run(trace: &mut Trace, stats: &mut Stats) {
-    let Choice { depths, dead } = choose(trace);
+    let Choice { depths, dead } = choose(trace, stats);
     let mut sunk = 0;
     for segment in trace.segments.values_mut() {
         let before = segment.insts.len();
@@ -51,7 +51,7 @@ struct Choice {
     dead: Map<Value, bool>,
 }
 
-fn choose(trace: &Trace) -> Choice {
+fn choose(trace: &Trace, stats: &mut Stats) -> Choice {
     let mut uses = Map::filled(trace.insts.len(), 0u32);
     for segment in trace.segments.values() {
         for &value in &segment.insts {
@@ -72,12 +72,14 @@ fn choose(trace: &Trace) -> Choice {
         for &value in segment.insts.iter().rev() {
             let inst = &trace.insts[value];
             let removable = matches!(inst.op.effect(), Effect::Pure | Effect::Partial | Effect::Read);
-            if uses[value] == 0 && !in_exit[value] && needed[value] == 0 && removable {
+            stats.rewrites.look_at(value);
+            if uses[value] == 0 && !in_exit[value] && needed[value] == 0 && removable && stats.may("dead code") {
                 dead[value] = true;
                 inst.operands().for_each(|operand| uses[operand] -= 1);
                 continue;
             }
-            if uses[value] > 0 || !is_candidate(trace, value) || needed[value] >= MAX_DEPTH {
+            let sinks = uses[value] == 0 && is_candidate(trace, value) && needed[value] < MAX_DEPTH;
+            if !sinks || !stats.may("flags in exits") {
                 continue;
             }
             depths[value] = needed[value] + 1;

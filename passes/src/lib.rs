@@ -38,11 +38,13 @@ mod memory;
 mod params;
 mod pipeline;
 mod regions;
+mod rewrites;
 mod rules;
 mod scope;
 mod stats;
 mod walk;
 
-pub use pipeline::{Pass, Pipeline, UnknownPass, optimise};
+pub use pipeline::{Pass, Pipeline, UnknownPass, optimise, optimise_limited};
+pub use rewrites::Rewrite;
 pub use rules::{Rule, all_rules};
 pub use stats::Stats;

@@ -41,14 +41,18 @@ pub(crate) fn run(trace: &mut Trace, stats: &mut Stats) {
                 if renames[param].is_some() {
                     continue;
                 }
-                let replacement = match arriving(trace, &graph, &renames, segment, at) {
-                    Arriving::One(value) => value,
+                let (replacement, guard) = match arriving(trace, &graph, &renames, segment, at) {
+                    Arriving::One(value) => (value, None),
                     Arriving::EntryAnd(entry, constant) if compared.contains(&(param, trace.as_const(constant))) => {
-                        guards.push((entry, constant));
-                        constant
+                        (constant, Some((entry, constant)))
                     }
                     Arriving::Nothing | Arriving::EntryAnd(..) | Arriving::Many => continue,
                 };
+                stats.rewrites.look_at(param);
+                if !stats.may("parameter") {
+                    break;
+                }
+                guards.extend(guard);
                 renames[param] = replacement;
                 changed = true;
                 removed += 1;

@@ -7,6 +7,7 @@
 //!
 //! Worked example: `Pipeline::parse("fold,params,dce")` is the group `fold, params`, repeated, then `dce` once.
 
+use crate::rewrites::Rewrites;
 use crate::{Stats, dce, flags, fold, loops, params, walk};
 use redmagic_ir::Trace;
 use std::fmt;
@@ -131,7 +132,13 @@ impl std::error::Error for UnknownPass {}
 
 /// Runs `pipeline` on `trace`. In debug builds the verifier runs after each pass.
 pub fn optimise(trace: &mut Trace, pipeline: &Pipeline) -> Stats {
+    optimise_limited(trace, pipeline, u32::MAX)
+}
+
+/// Runs `pipeline` on `trace`, but does only the first `limit` rewrites.
+pub fn optimise_limited(trace: &mut Trace, pipeline: &Pipeline, limit: u32) -> Stats {
     let mut stats = Stats::default();
+    stats.rewrites = Rewrites::limited(limit);
     stats.ops_before = trace.len() as u32;
     for group in pipeline.groups() {
         run_group(trace, group, &mut stats);
@@ -151,6 +158,7 @@ fn run_group(trace: &mut Trace, group: &[Entry], stats: &mut Stats) {
                 continue;
             }
             let late = stats.late_facts;
+            stats.rewrites.enter(pass.name);
             pass.run(trace, stats);
             stats.passes_run += 1;
             check(trace, pass.name);

@@ -261,11 +261,12 @@ impl<'t> Scope<'t> {
         match self.simplify(inst) {
             Simplified::Value(other) => self.replace(value, other),
             Simplified::Inst(inst) => match self.numbers.get(&inst).copied() {
-                Some(other) if other != value => {
+                Some(other) if other != value && self.stats.may("common value") => {
                     self.stats.merged += 1;
                     let other = self.resolve(other);
                     self.replace(value, other);
                 }
+                // Refused, or already there.
                 Some(_) | None => {
                     self.trace.insts[value] = inst;
                     self.place(value, inst);
@@ -337,7 +338,9 @@ impl<'t> Scope<'t> {
 
     fn simplify(&mut self, mut inst: Inst) -> Simplified {
         for _ in 0..MAX_STEPS {
-            if let Some(constant) = self.fold(&inst) {
+            if let Some(constant) = self.fold(&inst)
+                && self.stats.may("constant folding")
+            {
                 self.stats.folded += 1;
                 return Simplified::Value(constant);
             }
@@ -476,7 +479,7 @@ impl<'t> Scope<'t> {
 
     /// Notes that `value` is `other` from here on, if nothing of the kind is known.
     pub(crate) fn set_fact(&mut self, value: Value, other: Value) {
-        if value != other && !self.facts[value].is_some() {
+        if value != other && !self.facts[value].is_some() && self.stats.may("fact") {
             self.facts[value] = other;
             self.undo.push(Undo::Fact(value));
         }

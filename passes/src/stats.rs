@@ -3,6 +3,7 @@
 //! Worked example: `stats.guards_removed` counts guards that were proved to hold, and `stats.rule_hits()` yields each
 //! identity that was applied with the number of times.
 
+use crate::rewrites::{Rewrite, Rewrites};
 use crate::rules;
 use std::fmt;
 
@@ -51,6 +52,8 @@ pub struct Stats {
     pub loop_refusals: Vec<&'static str>,
     /// Facts about the entry that a walk learned after it had passed code to which they apply.
     pub(crate) late_facts: u32,
+    /// Everything that was done, one by one.
+    pub(crate) rewrites: Rewrites,
     /// Applications of each identity, by its place in the rule table.
     rules: Vec<u32>,
 }
@@ -96,6 +99,21 @@ impl Stats {
             .map(|(rule, count)| (rule.name, *count))
     }
 
+    /// How many changes were made that could have been left, and how many of them a limit allowed.
+    pub fn rewrites(&self) -> u32 {
+        self.rewrites.done()
+    }
+
+    /// The last rewrite that a limit allowed, if the limit was reached.
+    pub fn last_rewrite(&self) -> Option<Rewrite> {
+        self.rewrites.last()
+    }
+
+    /// Whether the rewrite called `what` may be done; then it counts.
+    pub(crate) fn may(&mut self, what: &'static str) -> bool {
+        self.rewrites.may(what)
+    }
+
     /// How often the identity called `name` was applied.
     pub fn rule(&self, name: &str) -> u32 {
         self.rule_hits().find(|hit| hit.0 == name).map_or(0, |hit| hit.1)
@@ -107,6 +125,7 @@ impl fmt::Display for Stats {
         write!(f, "ops {} -> {}", self.ops_before, self.ops_after)?;
         for (name, count) in [
             ("passes", self.passes_run),
+            ("rewrites", self.rewrites()),
             ("folded", self.folded),
             ("merged", self.merged),
             ("guards removed", self.guards_removed),

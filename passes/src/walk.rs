@@ -223,6 +223,7 @@ impl Walk<'_> {
 
     /// Treats one instruction; the exit, if it is a guard that always fails.
     fn visit(&mut self, value: Value) -> Option<Exit> {
+        self.scope.stats.rewrites.look_at(value);
         let mut inst = self.scope.trace.insts[value];
         if scope::is_numbered(inst.op) {
             inst.map_operands(|operand| self.scope.resolve(operand));
@@ -279,7 +280,9 @@ impl Walk<'_> {
             expected = !expected;
             test = opposite;
         }
-        if let Some(imm) = self.scope.as_const(test) {
+        if let Some(imm) = self.scope.as_const(test)
+            && self.scope.stats.may("guard decided")
+        {
             if (imm == 1) == expected {
                 self.scope.stats.guards_removed += 1;
                 return None;
@@ -319,6 +322,7 @@ impl Walk<'_> {
             let place = self.place(&address, inst.ty);
             if let Some(known) = self.memory.load(&place, inst.ty)
                 && let Some(other) = self.extract(known, inst.ty)
+                && self.scope.stats.may("load forwarded")
             {
                 self.scope.replace(value, other);
                 self.scope.stats.loads_forwarded += 1;
@@ -366,6 +370,7 @@ impl Walk<'_> {
             let place = self.place(&address, inst.ty);
             if let Some(Known::Same(known)) = self.memory.load(&place, inst.ty)
                 && self.scope.resolve(known) == inst.args[2]
+                && self.scope.stats.may("store of what is there")
             {
                 self.scope.stats.stores_removed += 1;
                 return;
@@ -421,7 +426,9 @@ impl Walk<'_> {
                 }
             }
         }
-        if let Some(target) = self.decided(&terminator) {
+        if let Some(target) = self.decided(&terminator)
+            && self.scope.stats.may("switch decided")
+        {
             self.scope.stats.guards_removed += 1;
             terminator = Terminator::Jump(target);
         }

@@ -63,10 +63,13 @@ enum Setback {
 pub(crate) fn plan(trace: &mut Trace, stats: &mut Stats, body: &Body) -> Option<Plan> {
     let mut varying = Vec::new();
     for _ in 0..MAX_ROUNDS {
-        let Some(accesses) = Accesses::new(trace, body, &varying) else {
+        let Some(mut accesses) = Accesses::new(trace, body, &varying) else {
             stats.loop_refusals.push("too many roots");
             return None;
         };
+        for atom in accesses.atoms.iter_mut().filter(|atom| atom.clean) {
+            atom.clean = stats.may("cell in a register");
+        }
         let mut copier = Copier::new(trace, stats, body, accesses);
         match copier.rounds() {
             Ok(copy) => return copier.finish(copy),
@@ -253,7 +256,7 @@ impl<'t, 'b> Copier<'t, 'b> {
         if self.varying.iter().any(|access| access.store && access.extent.is_none()) {
             return Err(Setback::Hopeless("store without bounds"));
         }
-        self.sinks = self.varying.iter().all(|access| access.extent.is_some());
+        self.sinks = self.varying.iter().all(|access| access.extent.is_some()) && self.scope.stats.may("stores wait");
         for _ in 0..MAX_ROUNDS {
             let mark = self.scope.enter();
             match self.round() {
@@ -315,6 +318,7 @@ impl<'t, 'b> Copier<'t, 'b> {
     }
 
     fn visit(&mut self, copy: &mut Copy, value: Value) -> Result<(), Setback> {
+        self.scope.stats.rewrites.look_at(value);
         let mut inst = self.scope.trace.insts[value];
         match inst.op {
             Opcode::Const => {}

@@ -55,7 +55,9 @@ pub(crate) fn run(trace: &mut Trace, stats: &mut Stats) {
         let data = &trace.segments[header];
         let Terminator::Jump(target) = &data.terminator else { continue };
         let body = Body { header, params: data.params.clone(), args: target.args.clone(), insts: data.insts.clone() };
-        if let Some(plan) = copy::plan(trace, stats, &body) {
+        if let Some(plan) = copy::plan(trace, stats, &body)
+            && stats.may("second copy")
+        {
             commit::commit(trace, &body, plan);
             stats.loops_copied += 1;
         }

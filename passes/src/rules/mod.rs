@@ -84,6 +84,7 @@ pub(crate) fn apply(scope: &mut Scope, inst: &Inst) -> Option<Out> {
         let rule = &table[usize::from(at)];
         if (rule.wide || inst.ty.bits() <= 64)
             && let Some(out) = (rule.apply)(scope, inst)
+            && scope.stats.may(rule.name)
         {
             scope.stats.count_rule(usize::from(at));
             return Some(out);

@@ -8,6 +8,8 @@
 //!   rax = 0x0
 //! ```
 
+mod bisect;
+
 use clap::{Parser, Subcommand};
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 use redmagic_ir::script::parse_script;
@@ -58,6 +60,8 @@ enum Command {
         #[arg(long)]
         stats: bool,
     },
+    /// Finds the trace, and the rewrite in it, with which a program does not do what it does without the library.
+    Bisect(bisect::Arguments),
     /// Counts the instructions of an ELF file that traces can contain: lifted, executed verbatim, refused.
     Coverage {
         /// An executable or a shared library.
@@ -90,6 +94,7 @@ enum Failure {
     /// There is nothing to evaluate on.
     NoRun,
     Pass(redmagic_passes::UnknownPass),
+    Bisect(bisect::Failure),
     Hex(String),
     /// Bytes that are no instruction, and their address.
     Decode(u64),
@@ -106,6 +111,7 @@ impl fmt::Display for Failure {
             Failure::Script(error) => write!(f, "{error}"),
             Failure::NoRun => f.write_str("nothing to evaluate on: give `--set` or write `; run` lines"),
             Failure::Pass(error) => write!(f, "{error}"),
+            Failure::Bisect(error) => write!(f, "{error}"),
             Failure::Hex(text) => write!(f, "`{text}` is no even number of hexadecimal digits"),
             Failure::Decode(address) => write!(f, "no instruction at {address:#x}"),
             Failure::Lift(reason) => write!(f, "the code cannot be lifted: {reason}"),
@@ -148,6 +154,7 @@ fn run(command: Command) -> Result<String, Failure> {
             }
             Ok(output)
         }
+        Command::Bisect(arguments) => bisect::run(arguments).map_err(Failure::Bisect),
         Command::Coverage { file, list } => coverage(&file, list),
         Command::Lift { hex, start, is_loop } => lift(&hex, start, is_loop),
     }
