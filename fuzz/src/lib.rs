@@ -8,6 +8,9 @@
 //!   [`reduce`](mod@reduce) makes failing blocks small.
 //! - [`undefined`] is the declared list of what comparisons may leave out: flags that the architecture leaves undefined.
 //!
+//! - [`bench`] holds all that a comparison needs, [`finding`] is a difference as text, [`shrink`](mod@shrink) makes failing
+//!   traces small, and [`targets`] are the five fuzz targets.
+//!
 //! The tests in `tests/` put them together: every instruction is lifted, evaluated, and compared with the hardware.
 //!
 //! Worked example: execute `add rax, rcx` on the hardware.
@@ -23,10 +26,12 @@
 //! assert_eq!(state.gpr[0], 4);
 //! ```
 
+pub mod bench;
 pub mod blocks;
 pub mod compiled;
 pub mod corpus;
 pub mod evaluated;
+pub mod finding;
 pub mod mutate;
 pub mod native;
 pub mod oracle;
@@ -36,5 +41,7 @@ pub mod record;
 pub mod reduce;
 pub mod rng;
 pub mod shapes;
+pub mod shrink;
+pub mod targets;
 pub mod undefined;
 pub mod values;

@@ -1,0 +1,5 @@
+//! The target `lift` under libFuzzer.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| redmagic_libfuzzer::run("lift", data));
