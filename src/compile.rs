@@ -131,6 +131,7 @@ pub fn compile(
 ) -> Result<Compiled, Failure> {
     let mut report = Report::new(shared.options.dump.as_ref(), "trace", COUNTERS.recordings.load(Relaxed));
     report.section("recorded", || disassembly::recording(&recorder.log));
+    report.section("memory", || std::fs::read_to_string("/proc/self/maps").unwrap_or_default());
     let name = match recorder.origin {
         Origin::Anchor(own) => format!("trace {}: loop {} at {:#x}", shared.units.len(), own.number, own.site),
         Origin::Exit { unit, exit } => {

@@ -19,6 +19,9 @@
 //! - `eval`: parse, verify, and report on each `run` of the header (see [`redmagic_ir::script`]).
 //! - `opt [LIST]`: run these passes (or the default ones), print the result, and compare evaluations before and after on
 //!   64 variations of each `run` of the header (or of an empty state), at least one of which must reach an exit.
+//! - `loop`: the lifted trace of a loop, recorded by `loops --write` of `hosts/lua`. What the straight-line passes and all passes make of it
+//!   is printed, each with the weight of an iteration, and compared as for `opt`, but that an optimised trace may leave by an
+//!   exit of its own, earlier than the lifted one, when the state is not the recorded one.
 //! - `lift [opt [LIST]]`: no traces, but a recording in the header (see the `lifting` module); the lifted trace is printed,
 //!   or with `opt` what the passes make of it, compared as `opt` does.
 //! - `lower [opt [LIST]]`: compile the traces, or with `opt` what the passes make of them, and print the outcome (see the
@@ -32,10 +35,10 @@ mod lifting;
 mod lowering;
 
 use redmagic_ir::eval::Guest;
-use redmagic_ir::sandbox::{Background, TestGuest, compare, variations};
+use redmagic_ir::sandbox::{Background, Difference, TestGuest, compare, variations};
 use redmagic_ir::script::parse_script;
 use redmagic_ir::{Slot, Trace, parse, verify};
-use redmagic_passes::{Pipeline, optimise};
+use redmagic_passes::{Pipeline, loop_weight, optimise};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -78,6 +81,7 @@ impl TestFile {
             "verify" => Ok(self.errors()),
             "eval" => self.eval(),
             "opt" => self.optimise(),
+            "loop" => self.loop_forms(),
             "lift" => self.lift(),
             "lower" => self.lower(),
             other => Err(format!("there is no command `{other}`")),
@@ -137,6 +141,44 @@ impl TestFile {
         let optimised: Result<Vec<Trace>, String> =
             traces.into_iter().map(|trace| self.optimised(trace, &pipeline)).collect();
         optimised.map(|traces| print(&traces))
+    }
+
+    fn loop_forms(&self) -> Result<String, String> {
+        let mut output = String::new();
+        for before in self.valid_traces()? {
+            let all = Pipeline::default();
+            for (title, passes) in [("straight line", all.without("loops")), ("all passes", all)] {
+                let mut after = before.clone();
+                optimise(&mut after, &passes);
+                verify(&after).map_err(|errors| format!("invalid result: {}\n{after}", errors[0]))?;
+                self.compare_loop(&before, &after)?;
+                let weight = loop_weight(&after).ok_or("no loop is left")?;
+                output.push_str(&format!("; {title}: {weight}\n{after}"));
+            }
+        }
+        Ok(output)
+    }
+
+    fn compare_loop(&self, before: &Trace, after: &Trace) -> Result<(), String> {
+        const VARIATIONS: u64 = 24;
+        const FUEL: u64 = 300_000;
+        let runs = parse_script(self.header.iter().map(String::as_str)).map_err(|error| error.to_string())?;
+        let mut base = runs.into_iter().next().ok_or("no `; run` line")?.guest;
+        base.memory.set_background(Background::Derived(7));
+        for (number, guest) in variations(before, &base, VARIATIONS).iter().enumerate() {
+            match compare(before, after, guest, FUEL) {
+                Ok(true) => {}
+                Ok(false) if number > 0 => {}
+                Ok(false) => return Err("the recorded state reaches no exit".to_owned()),
+                // The function of the loop calls others, so it keeps nothing below the stack pointer. The stack is the last
+                // mapping, so everything else has been compared by then.
+                Err(Difference::Memory(address, ..))
+                    if (1..=128).contains(&base.slot(Slot::RSP).wrapping_sub(address)) => {}
+                Err(Difference::Point(..)) if number > 0 && after.exits.len() > before.exits.len() => {}
+                Err(error) => return Err(format!("variation {number}: {error}\n{after}")),
+            }
+        }
+        Ok(())
     }
 
     /// What the passes make of a valid trace, checked.
@@ -283,6 +325,11 @@ fn optimiser() {
 }
 
 #[test]
+fn loops_of_lua() {
+    check_folder("loops");
+}
+
+#[test]
 fn lifter() {
     check_folder("lift");
 }
@@ -294,5 +341,5 @@ fn backend() {
 
 #[test]
 fn every_trace_compiles() {
-    ["text", "eval", "opt"].into_iter().for_each(|folder| check_each(folder, TestFile::compiles));
+    ["text", "eval", "opt", "loops"].into_iter().for_each(|folder| check_each(folder, TestFile::compiles));
 }

@@ -43,8 +43,10 @@ mod rules;
 mod scope;
 mod stats;
 mod walk;
+mod weight;
 
 pub use pipeline::{Pass, Pipeline, UnknownPass, optimise, optimise_limited};
 pub use rewrites::Rewrite;
 pub use rules::{Rule, all_rules};
 pub use stats::Stats;
+pub use weight::{Weight, loop_weight};

@@ -85,6 +85,11 @@ impl Pipeline {
         Ok(Pipeline { passes })
     }
 
+    /// The same passes but for those called `name`.
+    pub fn without(&self, name: &str) -> Pipeline {
+        Pipeline { passes: self.passes.iter().filter(|pass| pass.name != name).copied().collect() }
+    }
+
     /// The names that [`Pipeline::parse`] knows.
     pub fn names() -> impl Iterator<Item = &'static str> {
         PASSES.iter().map(|pass| pass.name)
