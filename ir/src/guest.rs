@@ -75,11 +75,13 @@ impl Slot {
     }
 
     /// The slot numbered `index`, if there is one.
+    #[inline]
     pub const fn from_index(index: usize) -> Option<Slot> {
         if index < Slot::COUNT { Some(Slot(index as u8)) } else { None }
     }
 
     /// The number of this slot.
+    #[inline]
     pub const fn index(self) -> usize {
         self.0 as usize
     }

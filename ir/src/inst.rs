@@ -71,16 +71,19 @@ const _: () = assert!(std::mem::size_of::<Inst>() <= 32);
 impl Inst {
     const NO_ARGS: [Value; 3] = [Value::NONE; 3];
 
+    #[inline]
     fn with(op: Opcode, ty: Type, args: [Value; 3], imm: i64) -> Inst {
         Inst { op, ty, aux: 0, class: Class::Any, args, imm }
     }
 
     /// A segment parameter of type `ty`, which carries `slot` if one is given.
+    #[inline]
     pub fn param(ty: Type, slot: Option<Slot>) -> Inst {
         Inst::with(Opcode::Param, ty, Inst::NO_ARGS, slot.map_or(-1, |slot| slot.index() as i64))
     }
 
     /// The constant `imm`, kept sign-extended from the type's width so that equal constants are equal instructions.
+    #[inline]
     pub fn constant(ty: Type, imm: i64) -> Inst {
         let imm = match ty.bits() {
             0 => 0,
@@ -97,16 +100,19 @@ impl Inst {
     }
 
     /// A unary operation.
+    #[inline]
     pub fn unary(op: Opcode, ty: Type, a: Value) -> Inst {
         Inst::with(op, ty, [a, Value::NONE, Value::NONE], 0)
     }
 
     /// A binary operation.
+    #[inline]
     pub fn binary(op: Opcode, ty: Type, a: Value, b: Value) -> Inst {
         Inst::with(op, ty, [a, b, Value::NONE], 0)
     }
 
     /// A ternary operation.
+    #[inline]
     pub fn ternary(op: Opcode, ty: Type, a: Value, b: Value, c: Value) -> Inst {
         Inst::with(op, ty, [a, b, c], 0)
     }
@@ -133,6 +139,7 @@ impl Inst {
     }
 
     /// A guard that continues if `value` is `expected`.
+    #[inline]
     pub fn guard(expected: bool, value: Value, exit: Exit) -> Inst {
         let op = if expected { Opcode::Guard } else { Opcode::GuardNot };
         Inst::with(op, Type::Void, [value, Value::NONE, Value::NONE], exit.index() as i64)
@@ -148,12 +155,22 @@ impl Inst {
         Inst::with(Opcode::NativeOut, slot.ty(), [native, Value::NONE, Value::NONE], slot.index() as i64)
     }
 
+    /// The whole instruction as three words, which are equal exactly if the instructions are: for tables.
+    #[inline]
+    pub fn words(&self) -> [u64; 3] {
+        let [a, b, c] = self.args.map(|arg| arg.index() as u64);
+        let head = self.op as u64 | (self.ty as u64) << 8 | u64::from(self.aux) << 16 | (self.class as u64) << 24;
+        [head | a << 32, b | c << 32, self.imm as u64]
+    }
+
     /// The constant, sign-extended from the type's width, if this is one.
+    #[inline]
     pub fn as_const(&self) -> Option<i64> {
         (self.op == Opcode::Const).then_some(self.imm)
     }
 
     /// The slot that a `slot`, `native_out` or slot-carrying `param` instruction names.
+    #[inline]
     pub fn slot(&self) -> Option<Slot> {
         match self.op.format() {
             Format::Slot | Format::NativeOut | Format::Param => {
@@ -164,11 +181,13 @@ impl Inst {
     }
 
     /// The condition of a `cond` instruction.
+    #[inline]
     pub fn condition(&self) -> Option<Cond> {
         (self.op == Opcode::Cond).then(|| Cond::ALL[self.aux as usize & 15])
     }
 
     /// The address of a memory access.
+    #[inline]
     pub fn address(&self) -> Option<Address> {
         matches!(self.op, Opcode::Load | Opcode::Store).then(|| Address {
             root: self.args[0],
@@ -179,6 +198,7 @@ impl Inst {
     }
 
     /// Replaces the address of a memory access.
+    #[inline]
     pub fn set_address(&mut self, address: Address) {
         debug_assert!(self.address().is_some());
         self.args[0] = address.root;
@@ -188,28 +208,33 @@ impl Inst {
     }
 
     /// The exit of a guard.
+    #[inline]
     pub fn exit(&self) -> Option<Exit> {
         (self.op.format() == Format::Guard).then(|| Exit::from_index(self.imm as usize))
     }
 
     /// Replaces the exit of a guard.
+    #[inline]
     pub fn set_exit(&mut self, exit: Exit) {
         debug_assert!(self.exit().is_some());
         self.imm = exit.index() as i64;
     }
 
     /// The native operation that a `native` instruction executes.
+    #[inline]
     pub fn native_op(&self) -> Option<Native> {
         (self.op == Opcode::Native).then(|| Native::from_index(self.imm as usize))
     }
 
     /// The value operands in `args`, in order. (A `native` instruction has further operands: the inputs of its
     /// [`NativeOp`](crate::NativeOp).)
+    #[inline]
     pub fn operands(&self) -> impl Iterator<Item = Value> + '_ {
         self.args.iter().copied().filter(|value| value.is_some())
     }
 
     /// Replaces every operand in `args` by `f` of it.
+    #[inline]
     pub fn map_operands(&mut self, mut f: impl FnMut(Value) -> Value) {
         for arg in &mut self.args {
             if arg.is_some() {

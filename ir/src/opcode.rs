@@ -138,6 +138,7 @@ macro_rules! opcodes {
             }
 
             /// The operands it takes.
+            #[inline]
             pub const fn format(self) -> Format {
                 #[allow(unused_imports, reason = "not every format appears in every table")]
                 use Format::*;
@@ -147,6 +148,7 @@ macro_rules! opcodes {
             }
 
             /// What it does besides producing its result.
+            #[inline]
             pub const fn effect(self) -> Effect {
                 match self { $(Opcode::$name => Effect::$effect,)* }
             }
@@ -400,6 +402,7 @@ impl Opcode {
     }
 
     /// Whether the operation computes packed flags.
+    #[inline]
     pub const fn is_flags(self) -> bool {
         matches!(
             self.format(),
@@ -411,6 +414,7 @@ impl Opcode {
 
     /// Whether the first two operands may be exchanged. Floating-point operations are not in this set: the operand
     /// order decides which NaN survives.
+    #[inline]
     pub const fn is_commutative(self) -> bool {
         matches!(
             self,

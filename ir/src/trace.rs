@@ -135,6 +135,7 @@ impl ExitData {
     }
 
     /// What the exit writes to `slot`; `None` if it is unchanged.
+    #[inline]
     pub fn get(&self, slot: Slot) -> Option<ExitValue> {
         self.slots.binary_search_by_key(&slot, |entry| entry.0).ok().map(|at| self.slots[at].1)
     }
@@ -148,6 +149,7 @@ impl ExitData {
     }
 
     /// Calls `f` with every SSA value that the exit uses (with repetitions).
+    #[inline]
     pub fn for_each_value(&self, mut f: impl FnMut(Value)) {
         let mut copy = |value: ExitValue| {
             if let ExitValue::Value(value) = value {
@@ -166,6 +168,7 @@ impl ExitData {
     }
 
     /// Replaces every SSA value that the exit uses by `f` of it. Addresses of delayed stores must stay values.
+    #[inline]
     pub fn map_values(&mut self, mut f: impl FnMut(Value) -> Value) {
         let mut update = |value: &mut ExitValue| {
             if let ExitValue::Value(value) = value {
@@ -290,6 +293,7 @@ impl Terminator {
     }
 
     /// The exit whose state the terminator needs.
+    #[inline]
     pub fn exit(&self) -> Option<Exit> {
         match self {
             Terminator::Jump(_) | Terminator::Switch { .. } => None,
@@ -299,6 +303,7 @@ impl Terminator {
     }
 
     /// Calls `f` with every value that the terminator itself uses (not those of its exit).
+    #[inline]
     pub fn for_each_value(&self, mut f: impl FnMut(Value)) {
         match self {
             Terminator::Jump(_) | Terminator::Leave(_) => {}
@@ -312,6 +317,7 @@ impl Terminator {
     }
 
     /// Replaces every value that the terminator itself uses by `f` of it.
+    #[inline]
     pub fn map_values(&mut self, mut f: impl FnMut(Value) -> Value) {
         match self {
             Terminator::Jump(_) | Terminator::Leave(_) => {}
@@ -372,11 +378,13 @@ impl Trace {
     ///
     /// # Panics
     /// If the trace has none: a builder's error, which the verifier reports first.
+    #[inline]
     pub fn entry(&self) -> Segment {
         self.entry.expect("a trace has an entry segment") // invariant: checked by the verifier
     }
 
     /// Adds an instruction to the arena without placing it in a segment.
+    #[inline]
     pub fn add_inst(&mut self, inst: Inst) -> Value {
         self.recorded.push(None);
         self.insts.push(inst)
@@ -406,11 +414,13 @@ impl Trace {
     }
 
     /// What was recorded at memory access `value`.
+    #[inline]
     pub fn recorded(&self, value: Value) -> Option<Recorded> {
         self.recorded[value]
     }
 
     /// Notes what was recorded at memory access `value`.
+    #[inline]
     pub fn set_recorded(&mut self, value: Value, recorded: Option<Recorded>) {
         self.recorded[value] = recorded;
     }
@@ -419,6 +429,7 @@ impl Trace {
     ///
     /// It lets the optimiser put a guard before the load. Its values count as uses only for the optimiser, and only
     /// until it drops the table; the backend and the evaluator ignore it.
+    #[inline]
     pub fn resume_exit(&self, value: Value) -> Option<Exit> {
         self.resume_exits.get(&value).copied()
     }
@@ -442,17 +453,20 @@ impl Trace {
     }
 
     /// The type of a value.
+    #[inline]
     pub fn ty(&self, value: Value) -> Type {
         self.insts[value].ty
     }
 
     /// The constant (sign-extended) that a value is, if it is one.
+    #[inline]
     pub fn as_const(&self, value: Value) -> Option<i64> {
         self.insts[value].as_const()
     }
 
     /// Calls `f` with every value that instruction `value` uses: its operands, the inputs of its native operation,
     /// and the values its exit needs.
+    #[inline]
     pub fn for_each_use(&self, value: Value, mut f: impl FnMut(Value)) {
         let inst = &self.insts[value];
         inst.operands().for_each(&mut f);

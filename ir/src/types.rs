@@ -50,6 +50,7 @@ impl Type {
     }
 
     /// The width in bits; 0 for [`Type::Void`].
+    #[inline]
     pub const fn bits(self) -> u32 {
         match self {
             Type::Void => 0,
@@ -63,6 +64,7 @@ impl Type {
     }
 
     /// The number of bytes that a memory access of this type touches (an `i1` is never in memory: 0).
+    #[inline]
     pub const fn bytes(self) -> u32 {
         self.bits() / 8
     }
@@ -81,17 +83,17 @@ impl Type {
     }
 
     /// Whether this is one of the types i8 to i64, on which arithmetic is defined.
+    #[inline]
     pub const fn is_word(self) -> bool {
         matches!(self, Type::I8 | Type::I16 | Type::I32 | Type::I64)
     }
 
     /// The bits that a value of this type may have set.
+    #[inline]
     pub const fn mask(self) -> u128 {
-        match self.bits() {
-            0 => 0,
-            128 => u128::MAX,
-            bits => (1 << bits) - 1,
-        }
+        // In the order of the types.
+        const MASKS: [u128; 8] = [0, 1, 0xff, 0xffff, 0xffff_ffff, u64::MAX as u128, u128::MAX, u128::MAX];
+        MASKS[self as usize]
     }
 }
 

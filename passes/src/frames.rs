@@ -114,6 +114,7 @@ impl Frames {
             held_anywhere: false,
             in_calls: Taint::Exact(0),
             escaped: false,
+            loops: has_loops(trace, order),
             swept: Map::filled(trace.segments.len(), false),
             changed: true,
         };
@@ -161,6 +162,8 @@ struct Analysis<'t> {
     /// The stack pointer that calls are made with.
     in_calls: Taint,
     escaped: bool,
+    /// Whether what comes later in a sweep may be executed earlier.
+    loops: bool,
     /// Segments that this sweep has been through.
     swept: Map<Segment, bool>,
     /// Whether something has changed that matters to what this sweep has been through.
@@ -214,6 +217,8 @@ impl Analysis<'_> {
                 Some(_) | None if inst.slot() == Some(Slot::RSP) => Taint::Tainted,
                 Some(_) | None => Taint::Clean,
             },
+            // Most of the others have nothing to do with the stack.
+            _ if !inst.operands().any(|operand| self.taints[operand].is_near()) => return,
             _ => {
                 self.compared(inst);
                 plain_taint(trace, &self.taints, inst)
@@ -237,7 +242,7 @@ impl Analysis<'_> {
         match self.place(inst) {
             (Taint::Exact(start), Domain::Frame) => {
                 for word in (0..i64::from(inst.ty.bytes())).step_by(8) {
-                    self.changed |= self.held.insert(start + word);
+                    self.changed |= self.held.insert(start + word) && self.loops;
                 }
             }
             (_, Domain::Frame) => self.hold_anywhere(),
@@ -246,12 +251,15 @@ impl Analysis<'_> {
     }
 
     fn hold_anywhere(&mut self) {
-        self.changed |= !self.held_anywhere;
+        self.changed |= !self.held_anywhere && self.loops;
         self.held_anywhere = true;
     }
 
     /// Whether a load may find a pointer to a frame.
     fn may_hold(&self, inst: &Inst) -> bool {
+        if self.held.is_empty() && !self.held_anywhere {
+            return false;
+        }
         match self.place(inst) {
             (_, Domain::Other) => false,
             (Taint::Exact(start), Domain::Frame) if !self.held_anywhere => {
@@ -335,7 +343,7 @@ impl Analysis<'_> {
         let stack = state.get(Slot::RSP).map_or(self.in_calls, taint);
         let stack = if stack.is_near() { stack } else { Taint::Tainted };
         let in_calls = self.in_calls.join(stack);
-        self.changed |= in_calls != self.in_calls;
+        self.changed |= in_calls != self.in_calls && self.loops;
         self.in_calls = in_calls;
         self.escaped |= escapes;
         let reads = trace.segments[call.resume].insts.iter();
@@ -367,6 +375,15 @@ impl Analysis<'_> {
         let pushes = |taint| matches!(taint, Taint::Exact(offset) | Taint::Below(offset) if offset < 0);
         trace.exits.keys().filter_map(taint).any(pushes) && !placed.filter_map(taint).any(leaves)
     }
+}
+
+/// Whether an edge leads back in `order`.
+fn has_loops(trace: &Trace, order: &[Segment]) -> bool {
+    let mut seen = Map::<Segment, bool>::filled(trace.segments.len(), false);
+    order.iter().any(|segment| {
+        seen[*segment] = true;
+        trace.segments[*segment].terminator.targets().iter().any(|target| seen[target.segment])
+    })
 }
 
 /// The taint of an operation on plain values.

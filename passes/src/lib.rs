@@ -35,6 +35,7 @@ mod graph;
 mod known;
 mod loops;
 mod memory;
+mod numbers;
 mod params;
 mod pipeline;
 mod regions;

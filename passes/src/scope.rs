@@ -11,6 +11,7 @@
 //! Worked example: after `guard v3` with `v3 = ult v1, v2`, v3 resolves to the constant 1, and an `ule v2, v1` that
 //! follows is found in the table as the constant 0.
 
+use crate::numbers::{self, Numbers};
 use crate::rules::{self, Out};
 use crate::{Stats, known};
 use redmagic_ir::{Effect, Format};
@@ -56,9 +57,24 @@ impl Hasher for MixHasher {
 /// A hash map that behaves the same on every run.
 pub(crate) type MixMap<K, V> = HashMap<K, V, BuildHasherDefault<MixHasher>>;
 
-enum Undo {
-    Fact(Value),
-    Number(Inst, Option<Value>),
+/// What is known of a value.
+#[derive(Clone, Copy)]
+struct Fact {
+    /// Its permanent replacement, or none.
+    replaced: Value,
+    /// What it is here, or none.
+    here: Value,
+    /// The bits that may be set.
+    possible: u64,
+}
+
+const UNKNOWN: Fact = Fact { replaced: Value::NONE, here: Value::NONE, possible: u64::MAX };
+
+/// What was known at some point.
+#[derive(Clone, Copy)]
+pub(crate) struct Mark {
+    learned: usize,
+    numbers: numbers::Mark,
 }
 
 /// See the module's documentation.
@@ -73,12 +89,11 @@ pub(crate) struct Scope<'t> {
     pub pool: Vec<Value>,
     /// Whether nothing in the trace can change the rounding mode: then equal floating-point operations are equal.
     pub rounding_is_fixed: bool,
-    replaced: Map<Value, Value>,
-    facts: Map<Value, Value>,
-    possible: Map<Value, u64>,
-    numbers: MixMap<Inst, Value>,
-    constants: MixMap<(u8, i64), Value>,
-    undo: Vec<Undo>,
+    facts: Map<Value, Fact>,
+    numbers: Numbers,
+    constants: Numbers,
+    /// Values of which something is known here only, in order.
+    learned: Vec<Value>,
 }
 
 /// What simplifying an instruction led to.
@@ -95,12 +110,10 @@ impl<'t> Scope<'t> {
             out: Vec::new(),
             pool: Vec::new(),
             rounding_is_fixed: false,
-            replaced: Map::filled(count, Value::NONE),
-            facts: Map::filled(count, Value::NONE),
-            possible: Map::filled(count, u64::MAX),
-            numbers: MixMap::with_capacity_and_hasher(count, BuildHasherDefault::default()),
-            constants: MixMap::default(),
-            undo: Vec::new(),
+            facts: Map::filled(count, UNKNOWN),
+            numbers: Numbers::with_capacity(count),
+            constants: Numbers::with_capacity(count / 8),
+            learned: Vec::new(),
             trace,
             stats,
         }
@@ -108,7 +121,7 @@ impl<'t> Scope<'t> {
 
     /// The permanent replacement of `value`.
     pub(crate) fn replacement(&self, value: Value) -> Value {
-        let other = self.replaced[value];
+        let other = self.facts[value].replaced;
         if other.is_some() { other } else { value }
     }
 
@@ -116,11 +129,11 @@ impl<'t> Scope<'t> {
     pub(crate) fn resolve(&self, value: Value) -> Value {
         let mut value = value;
         loop {
-            let (replaced, fact) = (self.replaced[value], self.facts[value]);
+            let Fact { replaced, here, .. } = self.facts[value];
             if replaced.is_some() {
                 value = replaced;
-            } else if fact.is_some() {
-                value = fact;
+            } else if here.is_some() {
+                value = here;
             } else {
                 return value;
             }
@@ -130,27 +143,20 @@ impl<'t> Scope<'t> {
     /// Makes `value` the same as `other` everywhere.
     pub(crate) fn replace(&mut self, value: Value, other: Value) {
         debug_assert!(value != other);
-        self.replaced[value] = other;
+        self.facts[value].replaced = other;
     }
 
     /// A mark to return to by [`Scope::leave`].
-    pub(crate) fn enter(&mut self) -> usize {
-        self.undo.len()
+    pub(crate) fn enter(&mut self) -> Mark {
+        Mark { learned: self.learned.len(), numbers: self.numbers.mark() }
     }
 
     /// Forgets what was learned since `mark`.
-    pub(crate) fn leave(&mut self, mark: usize) {
-        for undo in self.undo.drain(mark..).rev() {
-            match undo {
-                Undo::Fact(value) => self.facts[value] = Value::NONE,
-                Undo::Number(inst, Some(old)) => {
-                    self.numbers.insert(inst, old);
-                }
-                Undo::Number(inst, None) => {
-                    self.numbers.remove(&inst);
-                }
-            }
+    pub(crate) fn leave(&mut self, mark: Mark) {
+        for value in self.learned.drain(mark.learned..) {
+            self.facts[value].here = Value::NONE;
         }
+        self.numbers.restore(mark.numbers);
     }
 
     /// The definition of `value` with its operands as they are known now.
@@ -172,15 +178,14 @@ impl<'t> Scope<'t> {
 
     /// The bits of `value` that may be set (an upper bound; all for types wider than 64 bits).
     pub(crate) fn possible(&self, value: Value) -> u64 {
-        self.possible[value] & self.trace.ty(value).mask() as u64
+        self.facts[value].possible & self.trace.ty(value).mask() as u64
     }
 
     /// The constant `imm` of type `ty`.
     pub(crate) fn constant(&mut self, ty: Type, imm: i64) -> Value {
         let inst = Inst::constant(ty, imm);
-        let key = (ty as u8, inst.as_const().unwrap_or(imm));
-        if let Some(value) = self.constants.get(&key) {
-            return *value;
+        if let Some(value) = self.constants.get(&inst) {
+            return value;
         }
         let value = self.add(inst);
         self.pool_constant(value);
@@ -190,8 +195,8 @@ impl<'t> Scope<'t> {
     /// Moves the constant `value` of the trace into the pool, or replaces it by an equal one there.
     pub(crate) fn intern(&mut self, value: Value) {
         let inst = self.trace.insts[value];
-        match self.constants.get(&(inst.ty as u8, inst.as_const().unwrap_or(0))) {
-            Some(&known) if known != value => self.replace(value, known),
+        match self.constants.get(&inst) {
+            Some(known) if known != value => self.replace(value, known),
             Some(_) => {}
             None => self.pool_constant(value),
         }
@@ -199,17 +204,14 @@ impl<'t> Scope<'t> {
 
     fn pool_constant(&mut self, value: Value) {
         let inst = self.trace.insts[value];
-        let imm = inst.as_const().unwrap_or(0);
-        self.possible[value] = imm as u64;
-        self.constants.insert((inst.ty as u8, imm), value);
+        self.facts[value].possible = inst.as_const().unwrap_or(-1) as u64;
+        self.constants.insert(&inst, value);
         self.pool.push(value);
     }
 
     /// Adds an instruction to the arena only.
     pub(crate) fn add(&mut self, inst: Inst) -> Value {
-        self.replaced.push(Value::NONE);
-        self.facts.push(Value::NONE);
-        self.possible.push(u64::MAX);
+        self.facts.push(UNKNOWN);
         self.trace.add_inst(inst)
     }
 
@@ -218,7 +220,7 @@ impl<'t> Scope<'t> {
         match self.simplify(inst) {
             Simplified::Value(value) => value,
             Simplified::Inst(inst) => match self.numbers.get(&inst) {
-                Some(value) => self.resolve(*value),
+                Some(value) => self.resolve(value),
                 None => {
                     let value = self.add(inst);
                     self.place(value, inst);
@@ -251,7 +253,7 @@ impl<'t> Scope<'t> {
         let (op, a, b) = opposite(inst.op, a, b)?;
         let mut opposite = Inst::binary(op, Type::I1, a, b);
         normalise(self.trace, &mut opposite);
-        let known = self.resolve(*self.numbers.get(&opposite)?);
+        let known = self.resolve(self.numbers.get(&opposite)?);
         (self.as_const(known).is_some() || known < value).then_some(known)
     }
 
@@ -260,7 +262,7 @@ impl<'t> Scope<'t> {
     pub(crate) fn visit_pure(&mut self, value: Value, inst: Inst) {
         match self.simplify(inst) {
             Simplified::Value(other) => self.replace(value, other),
-            Simplified::Inst(inst) => match self.numbers.get(&inst).copied() {
+            Simplified::Inst(inst) => match self.numbers.get(&inst) {
                 Some(other) if other != value && self.stats.may("common value") => {
                     self.stats.merged += 1;
                     let other = self.resolve(other);
@@ -282,9 +284,9 @@ impl<'t> Scope<'t> {
         let other = match self.simplify(inst) {
             Simplified::Value(other) => Some(other),
             Simplified::Inst(inst) => {
-                let other = self.numbers.get(&inst).copied();
+                let other = self.numbers.get(&inst);
                 if other.is_none() {
-                    self.possible[value] = known::possible(self, &inst);
+                    self.facts[value].possible = known::possible(self, &inst);
                     self.set_number(inst, value);
                 }
                 other
@@ -323,7 +325,7 @@ impl<'t> Scope<'t> {
     }
 
     fn place(&mut self, value: Value, inst: Inst) {
-        self.possible[value] = known::possible(self, &inst);
+        self.facts[value].possible = known::possible(self, &inst);
         self.set_number(inst, value);
         self.out.push(value);
     }
@@ -332,8 +334,7 @@ impl<'t> Scope<'t> {
         if depends_on_mxcsr(inst.op) && !self.rounding_is_fixed {
             return;
         }
-        let old = self.numbers.insert(inst, value);
-        self.undo.push(Undo::Number(inst, old));
+        self.numbers.insert(&inst, value);
     }
 
     fn simplify(&mut self, mut inst: Inst) -> Simplified {
@@ -359,6 +360,8 @@ impl<'t> Scope<'t> {
     /// Floating-point arithmetic stays: its result depends on MXCSR, and it sets flags there. Comparisons depend on
     /// MXCSR only where it says whether subnormal operands count as zero.
     fn fold(&mut self, inst: &Inst) -> Option<Value> {
+        // Most instructions have an operand that is not constant.
+        self.trace.insts.get(inst.args[0])?.as_const()?;
         if depends_on_mxcsr(inst.op) || matches!(inst.op.format(), Format::Slot | Format::NativeOut) {
             return None;
         }
@@ -435,7 +438,7 @@ impl<'t> Scope<'t> {
             let mut inst = Inst::binary(op, Type::I1, a, b);
             normalise(self.trace, &mut inst);
             let constant = self.constant(Type::I1, i64::from(truth));
-            if let Some(&known) = self.numbers.get(&inst) {
+            if let Some(known) = self.numbers.get(&inst) {
                 let known = self.resolve(known);
                 if self.as_const(known).is_none() {
                     self.set_fact(known, constant);
@@ -479,33 +482,53 @@ impl<'t> Scope<'t> {
 
     /// Notes that `value` is `other` from here on, if nothing of the kind is known.
     pub(crate) fn set_fact(&mut self, value: Value, other: Value) {
-        if value != other && !self.facts[value].is_some() && self.stats.may("fact") {
-            self.facts[value] = other;
-            self.undo.push(Undo::Fact(value));
+        if value != other && !self.facts[value].here.is_some() && self.stats.may("fact") {
+            self.facts[value].here = other;
+            self.learned.push(value);
         }
     }
 
     /// Notes for the whole trace that the entry value `value` is `constant` (a guard at the entry's start checks it).
     pub(crate) fn set_global_fact(&mut self, value: Value, constant: Value) {
-        debug_assert!(!self.facts[value].is_some());
-        self.facts[value] = constant;
+        debug_assert!(!self.facts[value].here.is_some());
+        self.facts[value].here = constant;
         self.stats.late_facts += 1;
     }
 }
 
+/// A property of opcodes as a set, which is looked at for every instruction.
+macro_rules! has_property {
+    ($op:expr, $formats:pat, $effects:pat) => {{
+        const SET: u128 = {
+            let mut set = 0;
+            let mut at = 0;
+            while at < Opcode::ALL.len() {
+                let op = Opcode::ALL[at];
+                if matches!(op.format(), $formats) && matches!(op.effect(), $effects) {
+                    set |= 1 << op as u8;
+                }
+                at += 1;
+            }
+            set
+        };
+        SET >> $op as u8 & 1 == 1
+    }};
+}
+
 /// Whether the result depends on the rounding mode, or the operation leaves traces in the status flags.
 pub(crate) fn depends_on_mxcsr(op: Opcode) -> bool {
-    matches!(
-        op.format(),
+    has_property!(
+        op,
         Format::Unary(Typing::F64 | Typing::F64FromInt | Typing::F64ToInt)
             | Format::Unary(Typing::F32 | Typing::F32FromInt | Typing::F32Widen | Typing::F32Narrow)
-            | Format::Binary(Typing::F64 | Typing::F32)
+            | Format::Binary(Typing::F64 | Typing::F32),
+        _
     )
 }
 
 /// Whether the operation compares `binary64` numbers.
 fn compares_f64(op: Opcode) -> bool {
-    matches!(op.format(), Format::Binary(Typing::F64Compare | Typing::FlagsF64))
+    has_property!(op, Format::Binary(Typing::F64Compare | Typing::FlagsF64), _)
 }
 
 /// Whether the bits are a `binary64` number next to zero, with less than full precision.
@@ -539,6 +562,9 @@ fn normalise(trace: &Trace, inst: &mut Inst) {
 
 /// Whether the walk may number the instruction: it is pure or partial and computed from its operands alone.
 pub(crate) fn is_numbered(op: Opcode) -> bool {
-    matches!(op.effect(), Effect::Pure | Effect::Partial)
-        && !matches!(op.format(), Format::Param | Format::Const | Format::Slot | Format::NativeOut)
+    has_property!(
+        op,
+        Format::Unary(_) | Format::Binary(_) | Format::Ternary(_) | Format::Cond,
+        Effect::Pure | Effect::Partial
+    )
 }

@@ -54,7 +54,7 @@ pub(crate) struct Walk<'t> {
 
 enum Step {
     Enter(Segment),
-    Leave(usize),
+    Leave(scope::Mark),
 }
 
 /// Runs the pass `forward`.
@@ -97,8 +97,8 @@ pub(crate) fn run(trace: &mut Trace, stats: &mut Stats, forward: bool) {
                     steps.extend(walk.graph.children[segment].iter().rev().map(|child| Step::Enter(*child)));
                 }
             }
-            // What the entry taught is not needed any more when it is left, which comes last.
-            Step::Leave(mark) if !steps.is_empty() => walk.scope.leave(mark),
+            // What was learned is not needed any more when nothing is left to enter.
+            Step::Leave(mark) if steps.iter().any(|step| matches!(step, Step::Enter(_))) => walk.scope.leave(mark),
             Step::Leave(_) => {}
         }
     }
@@ -239,6 +239,7 @@ impl Walk<'_> {
                 self.native(&inst);
                 self.scope.out.push(value);
             }
+            Opcode::Tick => self.scope.out.push(value),
             _ => {
                 debug_assert!(matches!(inst.op.effect(), Effect::Pure));
                 self.scope.out.push(value);

@@ -56,13 +56,16 @@ pub(super) const RULES: &[Rule] = &[
     rule("eq_known", "x == c is 0 if x cannot have a bit of c", EQUALITY, |s, i| {
         let imm = bits_of(s, i.args[1])?;
         (imm & !s.possible(i.args[0]) != 0).then(|| truth(s, i.op == Opcode::Ne))
-    }),
+    })
+    .second(&[Opcode::Const]),
     rule("eq_bit", "zext c == 0 is !c, zext c == 1 is c", EQUALITY, |s, i| {
         let imm = bits_of(s, i.args[1])?;
         let inner = s.def_of(i.args[0], Opcode::Zext)?;
         let is_bit = s.trace.ty(inner.args[0]) == Type::I1 && imm <= 1;
         is_bit.then(|| bit(s, inner.args[0], (imm == 1) == (i.op == Opcode::Eq)))
-    }),
+    })
+    .first(&[Opcode::Zext])
+    .second(&[Opcode::Const]),
     rule("eq_sext_bit", "sext c == 0 is !c, sext c == -1 is c, other constants never", EQUALITY, |s, i| {
         let imm = bits_of(s, i.args[1])?;
         let inner = s.def_of(i.args[0], Opcode::Sext).filter(|inner| s.trace.ty(inner.args[0]) == Type::I1)?;
@@ -72,43 +75,57 @@ pub(super) const RULES: &[Rule] = &[
             imm if imm == ones => bit(s, inner.args[0], i.op == Opcode::Eq),
             _ => truth(s, i.op == Opcode::Ne),
         })
-    }),
+    })
+    .first(&[Opcode::Sext])
+    .second(&[Opcode::Const]),
     rule("eq_neg", "-x == 0 is x == 0", EQUALITY, |s, i| {
         let inner = s.def_of(i.args[0], Opcode::Neg)?;
         (bits_of(s, i.args[1])? == 0).then(|| op_const(s, i.op, Type::I1, inner.args[0], 0))
-    }),
+    })
+    .first(&[Opcode::Neg])
+    .second(&[Opcode::Const]),
     rule("eq_zext", "zext x == c is x == c", EQUALITY, |s, i| {
         let imm = bits_of(s, i.args[1])?;
         let x = s.def_of(i.args[0], Opcode::Zext)?.args[0];
         let narrow = s.trace.ty(x);
         (narrow.is_word() && imm <= mask(narrow)).then(|| op_const(s, i.op, Type::I1, x, imm))
-    }),
+    })
+    .first(&[Opcode::Zext])
+    .second(&[Opcode::Const]),
     rule("eq_ext_both", "zext x == zext y is x == y; sext too", EQUALITY, |s, i| {
         let (a, b) = both_extended(s, i, Opcode::Zext).or_else(|| both_extended(s, i, Opcode::Sext))?;
         Some(equality(i, a, b))
-    }),
+    })
+    .first(&[Opcode::Zext, Opcode::Sext]),
     rule("eq_difference", "x - y == 0, (x ^ y) == 0 are x == y", EQUALITY, |s, i| {
         if bits_of(s, i.args[1])? != 0 {
             return None;
         }
         let inner = s.def_of(i.args[0], Opcode::Sub).or_else(|| s.def_of(i.args[0], Opcode::Xor))?;
         Some(equality(i, inner.args[0], inner.args[1]))
-    }),
+    })
+    .first(&[Opcode::Sub, Opcode::Xor])
+    .second(&[Opcode::Const]),
     rule("eq_add_const", "x + c == d is x == d - c", EQUALITY, |s, i| {
         let imm = bits_of(s, i.args[1])?;
         let (x, addend) = with_const(s, i.args[0], Opcode::Add)?;
         Some(op_const(s, i.op, Type::I1, x, imm.wrapping_sub(addend)))
-    }),
+    })
+    .first(&[Opcode::Add])
+    .second(&[Opcode::Const]),
     rule("eq_xor_const", "(x ^ c) == d is x == (c ^ d)", EQUALITY, |s, i| {
         let imm = bits_of(s, i.args[1])?;
         let (x, c) = with_const(s, i.args[0], Opcode::Xor)?;
         Some(op_const(s, i.op, Type::I1, x, imm ^ c))
-    }),
+    })
+    .first(&[Opcode::Xor])
+    .second(&[Opcode::Const]),
     rule("eq_same_addend", "x + z == y + z is x == y", EQUALITY, |s, i| {
         let a = s.def_of(i.args[0], Opcode::Add)?;
         let b = s.def_of(i.args[1], Opcode::Add)?;
         (a.args[1] == b.args[1]).then(|| equality(i, a.args[0], b.args[0]))
-    }),
+    })
+    .first(&[Opcode::Add]),
     rule("eq_select", "select(c, k, l) == k is c, == l is !c, else 0", EQUALITY, |s, i| {
         let imm = bits_of(s, i.args[1])?;
         let select = s.def_of(i.args[0], Opcode::Select)?;
@@ -119,7 +136,9 @@ pub(super) const RULES: &[Rule] = &[
             (false, false) => truth(s, !is_eq),
             (first, _) => bit(s, select.args[0], first == is_eq),
         })
-    }),
+    })
+    .first(&[Opcode::Select])
+    .second(&[Opcode::Const]),
     rule("ult_known", "x < y is 1 if x is too small, 0 if y is too small", &[Opcode::Ult, Opcode::Ule], |s, i| {
         let [a, b, _] = i.args;
         let strict = i.op == Opcode::Ult;
@@ -152,11 +171,13 @@ pub(super) const RULES: &[Rule] = &[
         let (a, b) = both_extended(s, i, Opcode::Zext)?;
         let op = if matches!(i.op, Opcode::Ult | Opcode::Slt) { Opcode::Ult } else { Opcode::Ule };
         Some(Out::Inst(Inst::binary(op, Type::I1, a, b)))
-    }),
+    })
+    .first(&[Opcode::Zext]),
     rule("slt_sext_both", "sext x < sext y is x < y, signed", &[Opcode::Slt, Opcode::Sle], |s, i| {
         let (a, b) = both_extended(s, i, Opcode::Sext)?;
         Some(Out::Inst(Inst::binary(i.op, Type::I1, a, b)))
-    }),
+    })
+    .first(&[Opcode::Sext]),
     rule("ult_zext", "zext x < c is x < c if c fits, and c < zext x", &[Opcode::Ult, Opcode::Ule], |s, i| {
         let [a, b, _] = i.args;
         let narrowed = |s: &Scope, ext: Value, imm: u64| {
@@ -173,7 +194,8 @@ pub(super) const RULES: &[Rule] = &[
             (s.constant(ty, imm as i64), x)
         };
         Some(Out::Inst(Inst::binary(i.op, Type::I1, a, b)))
-    }),
+    })
+    .either(&[Opcode::Zext]),
     rule("slt_positive", "x < y signed = unsigned if neither can be negative", &[Opcode::Slt, Opcode::Sle], |s, i| {
         let [a, b, _] = i.args;
         let sign = known::sign(operand_type(s, i));

@@ -108,12 +108,14 @@ pub(super) const RULES: &[Rule] = &[
         let (cond, negated, flags) = split(s, i, Opcode::FlSub)?;
         let value = cond_sub(s, cond, flags.args[0], flags.args[1])?;
         finish(s, value, negated)
-    }),
+    })
+    .first(&[Opcode::FlSub]),
     rule("cond_logic", "conditions of a bitwise result compare it with 0; no carry, no overflow", COND, |s, i| {
         let (cond, negated, flags) = split(s, i, Opcode::FlLogic)?;
         let value = cond_logic(s, cond, flags.args[0])?;
         finish(s, value, negated)
-    }),
+    })
+    .first(&[Opcode::FlLogic]),
     rule("cond_add", "zero, sign, parity of x + y are those of the sum; carry: x + y < x", COND, |s, i| {
         let (cond, negated, flags) = split(s, i, Opcode::FlAdd)?;
         let [a, b, _] = flags.args;
@@ -123,7 +125,8 @@ pub(super) const RULES: &[Rule] = &[
         let sum = s.binary(Opcode::Add, operand_type(s, &flags), a, b);
         let value = if cond == Cond::B { s.compare(Opcode::Ult, sum, a) } else { of_result(s, cond, sum)? };
         finish(s, value, negated)
-    }),
+    })
+    .first(&[Opcode::FlAdd]),
     rule("cond_inc", "conditions of x + 1: carry as before, zero, sign, parity, signed order", COND, |s, i| {
         let (cond, negated, flags) = split(s, i, Opcode::FlInc)?;
         let [a, carry, _] = flags.args;
@@ -139,7 +142,8 @@ pub(super) const RULES: &[Rule] = &[
             _ => return None,
         };
         finish(s, value, negated)
-    }),
+    })
+    .first(&[Opcode::FlInc]),
     rule("cond_dec", "conditions of x - 1: carry as before, zero, sign, parity, signed order", COND, |s, i| {
         let (cond, negated, flags) = split(s, i, Opcode::FlDec)?;
         let [a, carry, _] = flags.args;
@@ -155,7 +159,8 @@ pub(super) const RULES: &[Rule] = &[
             _ => return None,
         };
         finish(s, value, negated)
-    }),
+    })
+    .first(&[Opcode::FlDec]),
     rule("cond_adc", "zero, sign, parity of x + y + c are those of the sum; sbb too", COND, |s, i| {
         let (op, cond, negated, flags) = match split(s, i, Opcode::FlAdc) {
             Some((cond, negated, flags)) => (Opcode::Add, cond, negated, flags),
@@ -174,7 +179,8 @@ pub(super) const RULES: &[Rule] = &[
         let result = s.binary(op, ty, partial, carry);
         let value = of_result(s, cond, result)?;
         finish(s, value, negated)
-    }),
+    })
+    .first(&[Opcode::FlAdc, Opcode::FlSbb]),
     rule(
         "cond_shift",
         "zero, sign, parity of a shift by a constant are those of its result; carry: a bit",
@@ -203,13 +209,15 @@ pub(super) const RULES: &[Rule] = &[
             };
             finish(s, value, negated)
         },
-    ),
+    )
+    .first(&[Opcode::FlShl, Opcode::FlShr, Opcode::FlSar]),
     rule("cond_rotate", "zero, sign, parity after a rotation are those before", COND, |s, i| {
         let (cond, _, flags) = split(s, i, Opcode::FlRol).or_else(|| split(s, i, Opcode::FlRor))?;
         matches!(cond, Cond::E | Cond::S | Cond::P)
             .then_some(i.condition()?)
             .map(|cond| Out::Inst(Inst::cond(cond, flags.args[2])))
-    }),
+    })
+    .first(&[Opcode::FlRol, Opcode::FlRor]),
     rule("cond_mul", "carry and overflow of a product are the operand; all else is clear", COND, |s, i| {
         let flags = s.def_of(i.args[0], Opcode::FlMul)?;
         let cond = i.condition()?;
@@ -218,15 +226,18 @@ pub(super) const RULES: &[Rule] = &[
             (true, false) => Out::Value(s.invert(flags.args[0])),
             (same, _) => truth(s, same),
         })
-    }),
+    })
+    .first(&[Opcode::FlMul]),
     rule("cond_f64", "conditions of ucomisd are comparisons of its operands", COND, |s, i| {
         let (cond, negated, flags) = split(s, i, Opcode::FlF64)?;
         let value = cond_f64(s, cond, flags.args[0], flags.args[1])?;
         finish(s, value, negated)
-    }),
+    })
+    .first(&[Opcode::FlF64]),
     rule("fl_shift_zero", "a shift or rotation by 0 keeps the flags", SHIFT_FLAGS, |s, i| {
         (bits_of(s, i.args[1])? == 0).then_some(Out::Value(i.args[2]))
-    }),
+    })
+    .second(&[Opcode::Const]),
     rule("fl_carry_zero", "fl_adc x, y, 0 = fl_add x, y; fl_sbb too", &[Opcode::FlAdc, Opcode::FlSbb], |s, i| {
         let op = if i.op == Opcode::FlAdc { Opcode::FlAdd } else { Opcode::FlSub };
         (bits_of(s, i.args[2])? == 0).then(|| Out::Inst(Inst::binary(op, i.ty, i.args[0], i.args[1])))

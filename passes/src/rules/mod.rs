@@ -43,17 +43,52 @@ pub struct Rule {
     ops: &'static [Opcode],
     /// Whether it also holds for results wider than 64 bits.
     wide: bool,
+    /// What may define the first operand, the second one, one of both, for the rule to fit: sets of opcodes.
+    first: u128,
+    second: u128,
+    either: u128,
     apply: Apply,
 }
 
+const _: () = assert!(Opcode::ALL.len() <= 128);
+
 /// A rule for results of at most 64 bits.
 const fn rule(name: &'static str, identity: &'static str, ops: &'static [Opcode], apply: Apply) -> Rule {
-    Rule { name, identity, ops, wide: false, apply }
+    const ANY: u128 = u128::MAX;
+    Rule { name, identity, ops, wide: false, first: ANY, second: ANY, either: ANY, apply }
 }
 
 /// A rule for results of any width.
 const fn wide(name: &'static str, identity: &'static str, ops: &'static [Opcode], apply: Apply) -> Rule {
-    Rule { name, identity, ops, wide: true, apply }
+    Rule { wide: true, ..rule(name, identity, ops, apply) }
+}
+
+/// A set of opcodes.
+const fn set(ops: &[Opcode]) -> u128 {
+    let mut set = 0;
+    let mut at = 0;
+    while at < ops.len() {
+        set |= 1 << ops[at] as u8;
+        at += 1;
+    }
+    set
+}
+
+impl Rule {
+    /// The rule looks at first operands that one of `ops` defines.
+    const fn first(self, ops: &[Opcode]) -> Rule {
+        Rule { first: set(ops), ..self }
+    }
+
+    /// The rule looks at second operands that one of `ops` defines.
+    const fn second(self, ops: &[Opcode]) -> Rule {
+        Rule { second: set(ops), ..self }
+    }
+
+    /// The rule looks at instructions with an operand that one of `ops` defines.
+    const fn either(self, ops: &[Opcode]) -> Rule {
+        Rule { either: set(ops), ..self }
+    }
 }
 
 /// Every rule, in the order in which they are tried.
@@ -63,14 +98,14 @@ pub fn all_rules() -> &'static [Rule] {
         .get_or_init(|| [arith::RULES, logic::RULES, shift::RULES, width::RULES, compare::RULES, flags::RULES].concat())
 }
 
-/// For each opcode the places of its rules in the table.
-fn by_opcode() -> &'static [Vec<u16>] {
-    static INDEX: OnceLock<Vec<Vec<u16>>> = OnceLock::new();
+/// For each opcode its rules, with their places in the table.
+fn by_opcode() -> &'static [Vec<(u16, Rule)>] {
+    static INDEX: OnceLock<Vec<Vec<(u16, Rule)>>> = OnceLock::new();
     INDEX.get_or_init(|| {
         let mut index = vec![Vec::new(); Opcode::ALL.len()];
         for (at, rule) in all_rules().iter().enumerate() {
             for op in rule.ops {
-                index[*op as usize].push(at as u16);
+                index[*op as usize].push((at as u16, *rule));
             }
         }
         index
@@ -79,14 +114,24 @@ fn by_opcode() -> &'static [Vec<u16>] {
 
 /// Applies the first rule that fits `inst`.
 pub(crate) fn apply(scope: &mut Scope, inst: &Inst) -> Option<Out> {
-    let table = all_rules();
-    for &at in &by_opcode()[inst.op as usize] {
-        let rule = &table[usize::from(at)];
-        if (rule.wide || inst.ty.bits() <= 64)
+    let rules = &by_opcode()[inst.op as usize];
+    if rules.is_empty() {
+        return None;
+    }
+    let defined_by = |operand: Value| scope.trace.insts.get(operand).map_or(0, |inst| 1u128 << inst.op as u8);
+    let (first, second) = (defined_by(inst.args[0]), defined_by(inst.args[1]));
+    let narrow = inst.ty.bits() <= 64;
+    for (at, rule) in rules {
+        // An instruction without a second operand has no rule that asks for one.
+        let fits = rule.first & first != 0
+            && (rule.second == u128::MAX || rule.second & second != 0)
+            && rule.either & (first | second) != 0;
+        if fits
+            && (rule.wide || narrow)
             && let Some(out) = (rule.apply)(scope, inst)
             && scope.stats.may(rule.name)
         {
-            scope.stats.count_rule(usize::from(at));
+            scope.stats.count_rule(usize::from(*at));
             return Some(out);
         }
     }

@@ -1,0 +1,112 @@
+//! What the optimiser takes for each recorded instruction, and what it leaves, on traces of a real guest.
+//!
+//! ```text
+//! REDMAGIC_DUMP=/tmp/dumps/int_sum redmagic-lua hosts/lua/programs/int_sum.lua    (for each program)
+//! cargo bench -p redmagic-passes --bench recorded -- /tmp/dumps
+//! ```
+//!
+//! The argument is a directory with one directory of dumps for each program. Without it, nothing is measured.
+
+use redmagic_ir::{Trace, parse_one};
+use redmagic_passes::{Pipeline, optimise};
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{env, fs};
+
+/// Runs of which the fastest counts, if the second argument does not say how many.
+const REPEATS: usize = 7;
+
+/// One dump: the trace as it was lifted, and how many instructions were recorded.
+struct Dump {
+    trace: Trace,
+    instructions: usize,
+}
+
+/// What came of the dumps of one program.
+#[derive(Default)]
+struct Row {
+    traces: usize,
+    instructions: usize,
+    lifted: usize,
+    optimised: usize,
+    time: Duration,
+}
+
+impl Row {
+    fn add(&mut self, other: &Row) {
+        self.traces += other.traces;
+        self.instructions += other.instructions;
+        self.lifted += other.lifted;
+        self.optimised += other.optimised;
+        self.time += other.time;
+    }
+
+    fn print(&self, name: &str) {
+        let each = self.time.as_nanos() as f64 / self.instructions.max(1) as f64;
+        let left = self.optimised as f64 / self.instructions.max(1) as f64;
+        println!(
+            "{name:<18} {:>6} {:>12} {:>9} {:>10} {left:>10.2} {each:>14.0}",
+            self.traces, self.instructions, self.lifted, self.optimised
+        );
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut args = env::args().skip(1).filter(|arg| !arg.starts_with('-'));
+    let Some(folder) = args.next() else {
+        println!("no directory of dumps given");
+        return Ok(());
+    };
+    let repeats = args.next().map_or(Ok(REPEATS), |count| count.parse())?;
+    let pipeline = match env::var("REDMAGIC_PASSES") {
+        Ok(list) => Pipeline::parse(&list)?,
+        Err(_) => Pipeline::default(),
+    };
+    println!("program            traces instructions operations   optimised  per instr.  ns per instr.");
+    let mut total = Row::default();
+    for program in sorted(Path::new(&folder))? {
+        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let dumps = sorted(&program)?.iter().map(|file| read(file)).collect::<Result<Vec<_>, _>>()?;
+        let mut row = Row::default();
+        for dump in dumps.iter().flatten() {
+            row.add(&measure(dump, &pipeline, repeats));
+        }
+        row.print(&name);
+        total.add(&row);
+    }
+    total.print("all");
+    Ok(())
+}
+
+fn measure(dump: &Dump, pipeline: &Pipeline, repeats: usize) -> Row {
+    let mut row = Row { traces: 1, instructions: dump.instructions, lifted: dump.trace.len(), ..Row::default() };
+    row.time = Duration::MAX;
+    for _ in 0..repeats {
+        let mut copy = dump.trace.clone();
+        let start = Instant::now();
+        optimise(&mut copy, pipeline);
+        row.time = row.time.min(start.elapsed());
+        row.optimised = copy.len();
+    }
+    row
+}
+
+fn sorted(folder: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
+    let mut paths = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, Box<dyn Error>>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// Reads a dump; `None` if lifting failed.
+fn read(file: &Path) -> Result<Option<Dump>, Box<dyn Error>> {
+    let text = fs::read_to_string(file)?;
+    let section = |title: &str| {
+        let body = text.split(&format!("==== {title}\n")).nth(1)?;
+        Some(body.split("\n==== ").next().unwrap_or(body))
+    };
+    let Some(lifted) = section("lifted") else { return Ok(None) };
+    let instructions = section("recorded").unwrap_or("").lines().filter(|line| !line.is_empty()).count();
+    let trace = parse_one(lifted).map_err(|error| format!("{}: {error:?}", file.display()))?;
+    Ok(Some(Dump { trace, instructions }))
+}
