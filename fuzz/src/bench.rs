@@ -4,15 +4,16 @@
 //! failure that it returns has been made small.
 
 use crate::blocks::{Blocks, place_block};
+use crate::corpus::placed;
 use crate::finding::Finding;
-use crate::native::Executor;
+use crate::native::{ARENA_BYTES, Executor, State};
 use crate::oracle::{Case, Failure, Tally};
 use crate::place::{DF, place};
 use crate::record::Snapshot;
 use crate::reduce::reduce;
 use crate::rng::Rng;
 use crate::shapes::{Places, Shapes};
-use crate::values;
+use crate::values::{self, Varied};
 use iced_x86::Instruction;
 use redmagic_backend::{Backend, Options};
 use redmagic_ir::{Entity, Exit, Inst, Opcode, Trace, Type};
@@ -69,6 +70,32 @@ impl Bench {
             }
         }
         self.compare(&[inst], None, None, &starts)
+    }
+
+    /// One instruction, moved to where it can run, from `count` states: hardware and compiled code in each, the evaluator in
+    /// one of `every`. `false` if there is no state to record it from.
+    pub fn many(&mut self, inst: &Instruction, count: u64, every: u64, rng: &mut Rng) -> Result<bool, Failure> {
+        let Bench { executor, backend, places, tally, .. } = self;
+        let Some(inst) = placed(inst, places, rng) else { return Ok(false) };
+        let inst = executor.load(&[inst]).map_err(Failure::Load)?[0];
+        values::memory(rng, executor.arena_mut());
+        let mut states = Varied::new(&inst, rng);
+        let mut prepare = |state: &mut State, arena: &mut [u8; ARENA_BYTES]| {
+            *state = states.next(rng);
+            let placed = place(&inst, state, arena, places, rng);
+            state.flags &= !DF;
+            placed
+        };
+        // The recording is made where the instruction does not fault.
+        let case = (0..64).find_map(|_| {
+            let mut start = Snapshot { state: State::default(), arena: *executor.arena() };
+            let placed = prepare(&mut start.state, &mut start.arena);
+            let new = || Case::new(executor, backend, &[inst], &start, &|_| (), tally).transpose();
+            placed.then(new).flatten()
+        });
+        let Some(case) = case.transpose()? else { return Ok(false) };
+        case.check_many(executor, count, every, prepare, tally)?;
+        Ok(true)
     }
 
     /// A block, or one time in two a loop, from several states.

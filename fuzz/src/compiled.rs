@@ -11,7 +11,7 @@
 //! stub:  save the host's registers; load the context; <the instruction>; store the context; restore; ret
 //! code:  ... call stub ... mov rax, EXIT_RECORDS + 0 * STRIDE; ret
 //! ```
-//! and runs with rdi = context, rsi = 0, and a landing pad as its return address.
+//! and runs, beside the block that it belongs to, with rdi = context, rsi = 0, and a landing pad as its return address.
 
 use crate::native::{Executor, LoadError, Outcome, State};
 use iced_x86::{Code, Decoder, DecoderOptions, Encoder, IcedError, Instruction, MemoryOperand, Register};
@@ -97,7 +97,7 @@ pub fn layout() -> Layout {
 impl Program {
     /// Compiles `trace` for `executor`.
     pub fn new(executor: &Executor, backend: &mut Backend, trace: &Trace) -> Result<Program, ProgramError> {
-        let start = executor.block_address();
+        let start = executor.beside_address();
         // A jump over the stubs, to be filled in when their length is known.
         let mut code = vec![0; 16];
         let mut natives = Vec::new();
@@ -117,9 +117,9 @@ impl Program {
         Ok(Program { code, compiled })
     }
 
-    /// Puts the code into the executor's slot.
+    /// Puts the code beside the executor's block.
     pub fn load(&self, executor: &mut Executor) -> Result<(), ProgramError> {
-        executor.load_bytes(&self.code).map_err(ProgramError::Load)
+        executor.load_beside(&self.code).map_err(ProgramError::Load)
     }
 
     /// Runs the loaded code on `state`, which holds the guest's registers afterwards as the exit describes them.
@@ -136,7 +136,7 @@ impl Program {
         host.gpr[7] = scratch;
         host.gpr[6] = 0;
         host.gpr[4] = scratch + STACK_TOP as u64;
-        let exit = match executor.run(&mut host) {
+        let exit = match executor.run_from(executor.beside_address(), &mut host) {
             Outcome::Fault { signal, .. } => return Ending::Fault { signal },
             Outcome::Completed { next_pc } if next_pc != pad || host.gpr[4] != scratch + STACK_TOP as u64 + 8 => {
                 return Ending::Broken;

@@ -7,6 +7,7 @@
 //! +0x10000  context: the guest's registers, the host's saved ones, how the block was left          (read, write)
 //! +0x20000  arena: the memory of the guest, between inaccessible pages                             (read, write)
 //! +0x40000  scratch: memory of code that is not the guest's, such as a compiled trace's stack      (read, write)
+//! +0x80000  code beside the block: a compiled trace, so that both are loaded at once              (executable view)
 //! ```
 //! All state moves are RIP-relative, so that every register belongs to the block. The block is encoded *at the address
 //! where it runs*: its instructions' `ip`s, return addresses and RIP-relative operands are real. It leaves
@@ -45,6 +46,8 @@ const CODE_BYTES: usize = 0x1_0000;
 const CONTEXT_OFFSET: usize = 0x1_0000;
 const ARENA_OFFSET: usize = 0x2_0000;
 const SCRATCH_OFFSET: usize = 0x4_0000;
+const BESIDE_OFFSET: usize = 0x8_0000;
+const BESIDE_BYTES: usize = 0x4_0000;
 const SLOT_OFFSET: usize = 0x1000;
 const PAD_BYTES: usize = 16;
 /// Room for the block itself; behind it is room for the fall-through pad.
@@ -104,6 +107,8 @@ pub enum LoadError {
     TooLong {
         /// The number of bytes that it has.
         bytes: usize,
+        /// How many it may have.
+        room: usize,
     },
 }
 
@@ -111,7 +116,7 @@ impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             LoadError::Encode { index, reason } => write!(f, "instruction {index} has no encoding: {reason}"),
-            LoadError::TooLong { bytes } => write!(f, "a block of {bytes} bytes exceeds {SLOT_BYTES}"),
+            LoadError::TooLong { bytes, room } => write!(f, "code of {bytes} bytes exceeds {room}"),
         }
     }
 }
@@ -143,9 +148,11 @@ thread_local! {
 /// Runs blocks of machine code. Tied to the thread that made it, because it prepares that thread's signal stack.
 pub struct Executor {
     window: *mut u8,
-    /// The writable view of the code.
+    /// The writable view of the code: first that of the block, then what is beside it.
     code: *mut u8,
     wide: bool,
+    /// The bytes of the block, and of the code beside it, that are loaded.
+    loaded: [Vec<u8>; 2],
 }
 
 impl Executor {
@@ -158,7 +165,8 @@ impl Executor {
             None => AlternateStack::new().map(|new| stack.set(new).unwrap_or_default()),
         })?;
         let window = reserve_window()?;
-        let mut executor = Executor { window, code: ptr::null_mut(), wide: std::arch::is_x86_feature_detected!("avx") };
+        let wide = std::arch::is_x86_feature_detected!("avx");
+        let mut executor = Executor { window, code: ptr::null_mut(), wide, loaded: Default::default() };
         executor.map_window()?;
         executor.write_frame_code().map_err(io::Error::other)?;
         Ok(executor)
@@ -185,12 +193,17 @@ impl Executor {
         let data = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: as the caller promises; the writable view is placed by the kernel.
         unsafe {
-            if libc::ftruncate(file, CODE_BYTES as i64) < 0 {
+            let all = CODE_BYTES + BESIDE_BYTES;
+            if libc::ftruncate(file, all as i64) < 0 {
                 return Err(io::Error::last_os_error());
             }
-            self.code = map(ptr::null_mut(), CODE_BYTES, data, libc::MAP_SHARED, file)?;
-            let executable = libc::PROT_READ | libc::PROT_EXEC;
-            map(self.window, CODE_BYTES, executable, libc::MAP_SHARED | libc::MAP_FIXED, file)?;
+            self.code = map(ptr::null_mut(), all, data, libc::MAP_SHARED, file)?;
+            let (executable, fixed) = (libc::PROT_READ | libc::PROT_EXEC, libc::MAP_SHARED | libc::MAP_FIXED);
+            map(self.window, CODE_BYTES, executable, fixed, file)?;
+            let (start, offset) = (self.window.add(BESIDE_OFFSET).cast(), CODE_BYTES as i64);
+            if libc::mmap(start, BESIDE_BYTES, executable, fixed, file, offset) == libc::MAP_FAILED {
+                return Err(io::Error::last_os_error());
+            }
             map(self.window.add(CONTEXT_OFFSET), 4096, data, private, -1)?;
             map(self.window.add(ARENA_OFFSET), ARENA_BYTES, data, private, -1)?;
             map(self.window.add(SCRATCH_OFFSET), SCRATCH_BYTES, data, private, -1)?;
@@ -261,15 +274,35 @@ impl Executor {
     /// Puts `code`, made for [`Executor::block_address`] or for any address, into the slot.
     pub fn load_bytes(&mut self, code: &[u8]) -> Result<(), LoadError> {
         if code.len() > SLOT_BYTES {
-            return Err(LoadError::TooLong { bytes: code.len() });
+            return Err(LoadError::TooLong { bytes: code.len(), room: SLOT_BYTES });
+        }
+        if self.loaded[0] == code && !code.is_empty() {
+            return Ok(());
         }
         self.write_code(SLOT_OFFSET, code);
         let end = self.block_address() + code.len() as u64;
         let pad = self.pad_code(end)?;
         self.write_code(SLOT_OFFSET + code.len(), &pad);
-        // Code that was changed through another linear address is certain to be seen only after a serialising
-        // instruction.
-        std::arch::x86_64::__cpuid(0);
+        self.loaded[0] = code.to_vec();
+        serialise();
+        Ok(())
+    }
+
+    /// The address of the code beside the block.
+    pub fn beside_address(&self) -> u64 {
+        self.window as u64 + BESIDE_OFFSET as u64
+    }
+
+    /// Puts `code`, made for [`Executor::beside_address`], beside the block, which stays loaded.
+    pub fn load_beside(&mut self, code: &[u8]) -> Result<(), LoadError> {
+        if code.len() > BESIDE_BYTES {
+            return Err(LoadError::TooLong { bytes: code.len(), room: BESIDE_BYTES });
+        }
+        if self.loaded[1] != code {
+            self.write_code(CODE_BYTES, code);
+            self.loaded[1] = code.to_vec();
+            serialise();
+        }
         Ok(())
     }
 
@@ -323,8 +356,8 @@ impl Executor {
     }
 
     fn write_code(&mut self, offset: usize, bytes: &[u8]) {
-        assert!(offset + bytes.len() <= CODE_BYTES);
-        // SAFETY: the writable view has CODE_BYTES bytes, and no block is running.
+        assert!(offset + bytes.len() <= CODE_BYTES + BESIDE_BYTES);
+        // SAFETY: the writable view has so many bytes, and no block is running.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.code.add(offset), bytes.len()) }
     }
 
@@ -422,9 +455,32 @@ impl Drop for Executor {
         unsafe {
             libc::munmap(self.window.cast(), WINDOW_BYTES);
             if !self.code.is_null() {
-                libc::munmap(self.code.cast(), CODE_BYTES);
+                libc::munmap(self.code.cast(), CODE_BYTES + BESIDE_BYTES);
             }
         }
+    }
+}
+
+/// Code that was changed through another linear address is certain to be seen only after a serialising instruction. A
+/// return from an interrupt is one that no hypervisor intercepts (`cpuid` takes 25 microseconds in some machines).
+fn serialise() {
+    // SAFETY: it returns to the next instruction, with the stack and the flags as they are.
+    unsafe {
+        std::arch::asm!(
+            "mov {stack}, rsp",
+            "mov {word:e}, ss",
+            "push {word}",
+            "push {stack}",
+            "pushfq",
+            "mov {word:e}, cs",
+            "push {word}",
+            "lea {word}, [rip + 2f]",
+            "push {word}",
+            "iretq",
+            "2:",
+            stack = out(reg) _,
+            word = out(reg) _,
+        );
     }
 }
 

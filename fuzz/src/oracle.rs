@@ -16,8 +16,9 @@ use crate::compiled::{Ending, Program, ProgramError, slot_of};
 use crate::evaluated::ArenaGuest;
 use crate::native::{ARENA_BYTES, Executor, LoadError, Outcome, State};
 use crate::record::{Snapshot, record, step};
+use crate::shapes::DATA;
 use crate::undefined::{flag_names, maybe_undefined, undefined_flags, undefined_result};
-use iced_x86::{Instruction, Mnemonic};
+use iced_x86::{Instruction, Mnemonic, OpKind};
 use redmagic_backend::Backend;
 use redmagic_ir::eval::{self, EvalError, Fault, Machine};
 use redmagic_ir::{Class, Exit, ExitValue, FLAGS_MASK, Opcode, Slot, Trace};
@@ -37,6 +38,8 @@ pub struct Tally {
     pub compared: u64,
     /// States compared between evaluator and compiled code.
     pub compiled: u64,
+    /// States compared between hardware and compiled code alone.
+    pub pairs: u64,
     /// Native operations in the traces.
     pub natives: u64,
     /// States where the trace was left before an instruction that the hardware could execute, by that instruction.
@@ -58,7 +61,11 @@ pub struct Tally {
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} traces ({} loops) with {} native operations", self.traces, self.loops, self.natives)?;
-        writeln!(f, "{} states compared with hardware, {} with compiled code", self.compared, self.compiled)?;
+        writeln!(
+            f,
+            "{} states of the evaluator compared with hardware, {} with compiled code; {} of hardware with compiled code",
+            self.compared, self.compiled, self.pairs
+        )?;
         writeln!(
             f,
             "{} faults on both sides, {} misaligned operands; early exits: {:?}",
@@ -123,6 +130,8 @@ pub struct Case {
     /// What they were lifted to.
     pub trace: Trace,
     program: Program,
+    /// The bytes of `block`.
+    code: Vec<u8>,
     /// Where the executor's arena is.
     arena: u64,
 }
@@ -155,8 +164,9 @@ impl Case {
         tally.traces += 1;
         tally.loops += u64::from(recording.end == End::Loop);
         tally.natives += trace.natives.len() as u64;
-        let block = recording.events.iter().filter_map(instruction).collect();
-        Ok(Some(Case { block, whole: insts.to_vec(), trace, program, arena: executor.arena_address() }))
+        let block: Vec<_> = recording.events.iter().filter_map(instruction).collect();
+        let code = executor.encode(&block).map_err(Failure::Load)?;
+        Ok(Some(Case { block, code, whole: insts.to_vec(), trace, program, arena: executor.arena_address() }))
     }
 
     /// Compares all three from `start`.
@@ -249,76 +259,74 @@ impl Case {
         self.check_compiled(executor, start, &end, forced, tally)
     }
 
-    /// Compares all three from each of `starts`, one source after the other, which is much faster. Only for a single
-    /// instruction.
-    pub fn check_all(&self, executor: &mut Executor, starts: &[Snapshot], tally: &mut Tally) -> Result<(), Failure> {
-        executor.load(&self.block).map_err(Failure::Load)?;
-        let mut hardware = Vec::with_capacity(starts.len());
-        for start in starts {
-            *executor.arena_mut() = start.arena;
-            let mut state = start.state;
-            let outcome = executor.run(&mut state);
-            hardware.push((outcome, Snapshot { state, arena: *executor.arena() }));
-        }
-        let mut machine = Machine::new(&self.trace);
-        let mut evaluated = Vec::with_capacity(starts.len());
-        for start in starts {
-            *executor.arena_mut() = start.arena;
-            let mut guest = ArenaGuest { executor, state: start.state };
-            let outcome = machine.enter(&self.trace, &mut guest, u64::MAX);
-            evaluated.push((outcome, Snapshot { state: guest.state, arena: *executor.arena() }));
-        }
-        self.program.load(executor).map_err(Failure::Compile)?;
-        for (index, start) in starts.iter().enumerate() {
-            let (outcome, end) = &evaluated[index];
-            let simple = match outcome {
-                Ok(eval::Outcome::Exit(exit)) => {
-                    self.compare_single(start, &hardware[index], *exit, end, tally)?.then_some(*exit)
-                }
-                _ => None,
-            };
-            let Some(exit) = simple else {
-                // Faults, misaligned operands, undefined results: rare, and treated one by one.
-                self.check(executor, start, tally)?;
-                self.program.load(executor).map_err(Failure::Compile)?;
-                continue;
-            };
-            *executor.arena_mut() = start.arena;
-            let mut state = start.state;
-            let ending = self.program.run(executor, &mut state);
-            if ending != Ending::Exit(exit) {
-                let text = format!("the evaluator takes {exit}, compiled code ends with {ending:?}");
-                return Err(self.mismatch(start, &text));
+    /// Compares hardware and compiled code from `count` states, one after the other as fast as they run, and the evaluator
+    /// with both in one state of `every`. `prepare` makes a state and changes memory for it, or says that it cannot. Only
+    /// for a single instruction.
+    pub fn check_many(
+        &self,
+        executor: &mut Executor,
+        count: u64,
+        every: u64,
+        mut prepare: impl FnMut(&mut State, &mut [u8; ARENA_BYTES]) -> bool,
+        tally: &mut Tally,
+    ) -> Result<(), Failure> {
+        let mut start = Snapshot { state: State::default(), arena: *executor.arena() };
+        let mut after = [0; ARENA_BYTES];
+        let window = self.block.first().map_or(0..ARENA_BYTES, window);
+        for number in 0..count {
+            if number % ALL_OF_MEMORY == 0 {
+                start.arena = *executor.arena();
             }
-            let compiled = Snapshot { state, arena: *executor.arena() };
-            self.compare("compiled", &compiled, "evaluator", end, exit, u64::from(FLAGS_MASK), tally)
-                .map_err(|text| self.mismatch(start, &text))?;
-            tally.compiled += 1;
+            if !prepare(&mut start.state, executor.arena_mut()) {
+                continue;
+            }
+            let all = number % ALL_OF_MEMORY == ALL_OF_MEMORY - 1;
+            let window = if all { 0..ARENA_BYTES } else { window.clone() };
+            start.arena[window.clone()].copy_from_slice(&executor.arena()[window.clone()]);
+            if number % every == 0 || !self.check_pair(executor, &start, &mut after, window, tally)? {
+                // What faults, is misaligned or undefined is rare, and treated one by one, as are differences.
+                start.arena = *executor.arena();
+                self.check(executor, &start, tally)?;
+            }
         }
         Ok(())
     }
 
-    /// Compares hardware and evaluator after a single instruction that has left by `exit`, or by an exit in front of it.
-    /// `false` if this is not as simple as it looks.
-    fn compare_single(
+    /// Compares hardware and compiled code, from the state that memory is in. `false` if this is not as simple as it looks;
+    /// memory is then as before.
+    fn check_pair(
         &self,
+        executor: &mut Executor,
         start: &Snapshot,
-        (outcome, hardware): &(Outcome, Snapshot),
-        exit: Exit,
-        end: &Snapshot,
+        after: &mut [u8; ARENA_BYTES],
+        window: std::ops::Range<usize>,
         tally: &mut Tally,
     ) -> Result<bool, Failure> {
-        let data = &self.trace.exits[exit];
         let [inst] = &self.block[..] else { return Ok(false) };
-        let executed = data.step == 1 && *outcome == (Outcome::Completed { next_pc: data.pc });
-        if !executed || undefined_result(inst, &start.state) || data.get(Slot::FLAGS) == Some(ExitValue::Undefined) {
+        executor.load_bytes(&self.code).map_err(Failure::Load)?;
+        self.program.load(executor).map_err(Failure::Compile)?;
+        let mut hardware = start.state;
+        let outcome = executor.run(&mut hardware);
+        after[window.clone()].copy_from_slice(&executor.arena()[window.clone()]);
+        let mut compiled = start.state;
+        executor.arena_mut()[window.clone()].copy_from_slice(&start.arena[window.clone()]);
+        let ending = self.program.run(executor, &mut compiled);
+        let is_same = || {
+            let Ending::Exit(exit) = ending else { return None };
+            let data = &self.trace.exits[exit];
+            let executed = data.step == 1 && outcome == (Outcome::Completed { next_pc: data.pc });
+            let undefined = undefined_flags(inst, &start.state);
+            let flags = (hardware.flags ^ compiled.flags) & u64::from(FLAGS_MASK & !undefined);
+            let same = hardware.gpr == compiled.gpr && hardware.vector == compiled.vector && flags == 0;
+            let same = same && after[window.clone()] == executor.arena()[window.clone()];
+            (executed && same && !undefined_result(inst, &start.state)).then_some(undefined)
+        };
+        let Some(undefined) = is_same() else {
+            executor.arena_mut()[window.clone()].copy_from_slice(&start.arena[window]);
             return Ok(false);
-        }
-        let undefined = undefined_flags(inst, &start.state);
+        };
         tally.masked_flags += u64::from(undefined.count_ones());
-        self.compare("hardware", hardware, "evaluator", end, exit, u64::from(FLAGS_MASK & !undefined), tally)
-            .map_err(|text| self.mismatch(start, &text))?;
-        tally.compared += 1;
+        tally.pairs += 1;
         Ok(true)
     }
 
@@ -537,6 +545,20 @@ impl Case {
         let listing: String =
             self.block.iter().map(|inst| format!("\n  {:#x} {inst}  {:?}", inst.ip(), inst.code())).collect();
         Failure::Mismatch(format!("{text}\nblock:{listing}\nfrom: {}\ntrace:\n{}", registers(&start.state), self.trace))
+    }
+}
+
+/// Once in so many states all of memory is compared, otherwise what the instruction should touch.
+const ALL_OF_MEMORY: u64 = 16;
+
+/// The part of the arena that an instruction may touch, as it is placed.
+fn window(inst: &Instruction) -> std::ops::Range<usize> {
+    let explicit = inst.op_kinds().any(|kind| kind == OpKind::Memory);
+    let stack = inst.stack_pointer_increment() != 0 || inst.mnemonic() == Mnemonic::Leave;
+    match (stack || inst.is_string_instruction(), explicit) {
+        (true, _) => 0..ARENA_BYTES,
+        (false, true) => 0..DATA.end as usize + 256,
+        (false, false) => 0..0,
     }
 }
 

@@ -6,7 +6,9 @@
 //! has a theme, so that its values meet each other.
 
 use crate::native::State;
+use crate::place::gpr_number;
 use crate::rng::Rng;
+use iced_x86::{Instruction, InstructionInfoFactory};
 
 /// A register's content.
 pub fn word(rng: &mut Rng) -> u64 {
@@ -144,5 +146,61 @@ pub fn memory(rng: &mut Rng, bytes: &mut [u8]) {
     let kind = theme(rng);
     for chunk in bytes.chunks_mut(8) {
         chunk.copy_from_slice(&themed_lane(kind, rng).to_le_bytes()[..chunk.len()]);
+    }
+}
+
+/// Many states for one instruction: from one to the next, mostly what it reads or writes changes.
+pub struct Varied {
+    state: State,
+    general: Vec<usize>,
+    vector: Vec<usize>,
+}
+
+impl Varied {
+    /// States for `inst`.
+    pub fn new(inst: &Instruction, rng: &mut Rng) -> Varied {
+        let mut varied = Varied { state: state(rng), general: Vec::new(), vector: Vec::new() };
+        for used in InstructionInfoFactory::new().info(inst).used_registers() {
+            let register = used.register();
+            let (list, number) = if register.is_gpr() {
+                (&mut varied.general, gpr_number(register))
+            } else if register.is_vector_register() && register.number() < 16 {
+                (&mut varied.vector, register.number())
+            } else {
+                continue;
+            };
+            if !list.contains(&number) {
+                list.push(number);
+            }
+        }
+        varied
+    }
+
+    /// The next state.
+    pub fn next(&mut self, rng: &mut Rng) -> State {
+        if rng.one_in(64) {
+            self.state = state(rng);
+            return self.state;
+        }
+        let kind = theme(rng);
+        for &number in &self.general {
+            self.state.gpr[number] = if matches!(kind, Theme::Counts) { count(rng) } else { word(rng) };
+        }
+        for &number in &self.vector {
+            self.state.vector[number].fill_with(|| themed_lane(kind, rng));
+        }
+        let other = rng.below(16);
+        self.state.gpr[other] = word(rng);
+        self.state.vector[rng.below(16)][other % 4] = lane(rng);
+        if rng.one_in(8) {
+            if let [first, second, ..] = self.general[..] {
+                self.state.gpr[first] = self.state.gpr[second];
+            }
+            if let [first, second, ..] = self.vector[..] {
+                self.state.vector[first] = self.state.vector[second];
+            }
+        }
+        self.state.flags = rng.bits() & u64::from(redmagic_ir::FLAGS_MASK);
+        self.state
     }
 }
