@@ -10,8 +10,8 @@
  *
  * What to look at:
  * - `print_sometimes` runs between redmagic_temp_disable() and redmagic_temp_enable(): it never becomes part of a trace,
- *   and a trace is left in front of it.
- * - The two ways through `?` meet again behind it; the merge block says so.
+ *   which is left in front of it and comes back behind it.
+ * - The two ways through `?` meet again behind it; the merge block says so, and leaves them to the interpreter.
  * - redmagic_begin_branchable_frame() and its counterpart bracket a run, because programs can be run recursively.
  * - redmagic_fellthrough_branch() says that a loop is over.
  */

@@ -37,7 +37,7 @@ void redmagic_fellthrough_branch(void *id);
 void redmagic_begin_branchable_frame(void **frame_data);
 void redmagic_end_branchable_frame(void **frame_data);
 
-/* Brackets code that must not become part of a trace. */
+/* Brackets code that must not become part of a trace, and where anchors do nothing. A trace comes back behind it. */
 void redmagic_temp_disable(void);
 void redmagic_temp_enable(void);
 

@@ -9,6 +9,7 @@
 
 use crate::functions::{Api, Functions, Treatment};
 use crate::options::NAMES;
+use crate::regions::{self, Kind};
 use crate::runtime::{self, Runtime};
 use crate::stats::{self, COUNTERS, Snapshot};
 use crate::stubs;
@@ -17,6 +18,8 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::Once;
+
+pub use crate::regions::{redmagic_end_merge_block, redmagic_temp_disable, redmagic_temp_enable};
 
 /// Runs `body` with the runtime, if the library is running and the thread is not in it already.
 fn with_runtime<T>(otherwise: T, body: impl FnOnce(&'static Runtime) -> T) -> T {
@@ -35,19 +38,15 @@ pub fn declare_functions(functions: &mut Functions) {
     set(stubs::redmagic_backwards_branch as *const () as u64, Api::BackwardsBranch);
     set(stubs::redmagic_anchor_stub as *const () as u64, Api::AnchorStub);
     set(redmagic_is_traced as *const () as u64, Api::IsTraced);
+    set(redmagic_fellthrough_branch as *const () as u64, Api::FellThrough);
+    set(redmagic_begin_branchable_frame as *const () as u64, Api::BeginFrame);
+    set(redmagic_end_branchable_frame as *const () as u64, Api::EndFrame);
+    set(regions::redmagic_temp_disable as *const () as u64, Api::Region(Kind::Disabled));
+    set(redmagic_begin_merge_block as *const () as u64, Api::Region(Kind::Merge));
+    set(redmagic_start as *const () as u64, Api::Nothing);
+    // One that ends a region of the recording is never met: the recording goes on behind it.
+    set(regions::redmagic_end_merge_block as *const () as u64, Api::Nothing);
     for function in [
-        redmagic_start as *const () as u64,
-        redmagic_fellthrough_branch as *const () as u64,
-        redmagic_begin_branchable_frame as *const () as u64,
-        redmagic_end_branchable_frame as *const () as u64,
-        redmagic_temp_enable as *const () as u64,
-        redmagic_begin_merge_block as *const () as u64,
-        redmagic_end_merge_block as *const () as u64,
-    ] {
-        set(function, Api::Nothing);
-    }
-    for function in [
-        redmagic_temp_disable as *const () as u64,
         redmagic_ensure_not_traced as *const () as u64,
         redmagic_force_begin_trace as *const () as u64,
         redmagic_force_end_trace as *const () as u64,
@@ -56,6 +55,7 @@ pub fn declare_functions(functions: &mut Functions) {
         set(function, Api::Leave);
     }
     for function in [
+        regions::redmagic_temp_enable as *const () as u64,
         redmagic_do_not_trace_function as *const () as u64,
         redmagic_disable_branch as *const () as u64,
         redmagic_assume_immutable as *const () as u64,
@@ -94,7 +94,11 @@ extern "C" fn write_statistics() {
 
 /// "Loop `id` is over."
 #[unsafe(no_mangle)]
-pub extern "C" fn redmagic_fellthrough_branch(_id: *mut c_void) {}
+pub extern "C" fn redmagic_fellthrough_branch(id: *mut c_void) {
+    if let Some(runtime) = runtime::get().filter(|_| !id.is_null()) {
+        runtime.cool(id as u64);
+    }
+}
 
 /// Begins a native frame that may contain loops of its own.
 #[unsafe(no_mangle)]
@@ -103,20 +107,6 @@ pub extern "C" fn redmagic_begin_branchable_frame(_frame_data: *mut *mut c_void)
 /// Ends a native frame that may contain loops of its own.
 #[unsafe(no_mangle)]
 pub extern "C" fn redmagic_end_branchable_frame(_frame_data: *mut *mut c_void) {}
-
-/// Begins code that must not become part of a trace. A trace or recording is left before this call.
-#[unsafe(no_mangle)]
-pub extern "C" fn redmagic_temp_disable() {
-    thread::change_disabled(1);
-}
-
-/// Ends code that must not become part of a trace.
-#[unsafe(no_mangle)]
-pub extern "C" fn redmagic_temp_enable() {
-    if !thread::change_disabled(-1) {
-        misuse();
-    }
-}
 
 /// Leaves a trace. A trace or recording is left before this call, which itself has nothing left to do.
 #[unsafe(no_mangle)]
@@ -146,13 +136,9 @@ pub extern "C" fn redmagic_disable_branch(id: *mut c_void) {
     with_runtime((), |runtime| runtime.disable(id as u64));
 }
 
-/// Begins code that is better not duplicated. A hint without an effect so far.
+/// Begins code that is better not duplicated. A trace has been left already, and comes back at the end of the block.
 #[unsafe(no_mangle)]
 pub extern "C" fn redmagic_begin_merge_block() {}
-
-/// Ends code that is better not duplicated.
-#[unsafe(no_mangle)]
-pub extern "C" fn redmagic_end_merge_block() {}
 
 /// Lets the next pass of loop `id` be recorded whatever its heat.
 #[unsafe(no_mangle)]

@@ -280,7 +280,10 @@ pub fn keeps(entry: &Entry, slot: Slot) -> bool {
         EntryKind::Api { convention: redmagic_lift::Convention::Macro, .. } => {
             slot.as_gpr().is_some() && slot != Slot::RAX && slot != Slot::RCX
         }
-        EntryKind::Api { .. } => slot.is_callee_saved(),
+        EntryKind::Api { convention: redmagic_lift::Convention::PassedMacro, .. } => {
+            slot.as_gpr().is_some() && slot != Slot::RCX
+        }
+        EntryKind::Api { convention: redmagic_lift::Convention::Function, .. } => slot.is_callee_saved(),
         _ => true,
     }
 }

@@ -18,6 +18,7 @@ use crate::options::{Check, Engine, Options};
 use crate::pieces::{self, VectorState};
 use crate::recorder::log::{Entry, EntryKind};
 use crate::recorder::{Origin, Recorder, disassembly, slots};
+use crate::regions::Kind;
 use crate::runtime::{Runtime, Shared};
 use crate::stats::{self, COUNTERS};
 use crate::stubs;
@@ -393,6 +394,12 @@ pub fn call_states(trace: &Trace) -> BTreeSet<Exit> {
     trace.segments.values().filter_map(|segment| state(&segment.terminator)).collect()
 }
 
+/// The region that an entry begins: what kind, and where it begins.
+fn region(entry: &Entry) -> Option<(Kind, u64)> {
+    let EntryKind::Call { region: Some((kind, _)), return_address, .. } = entry.kind else { return None };
+    Some((kind, return_address))
+}
+
 fn unit(recorder: &Recorder, trace: &Trace, lowered: Lowered, wide: bool, vectors: &[VectorState]) -> Unit {
     let calls = call_states(trace);
     let exits = trace
@@ -406,6 +413,7 @@ fn unit(recorder: &Recorder, trace: &Trace, lowered: Lowered, wide: bool, vector
             kind: data.kind,
             vectors: *vectors,
             is_call: calls.contains(&exit),
+            region: recorder.log.get(data.step as usize).filter(|_| calls.contains(&exit)).and_then(region),
             piece: None,
             linked: None,
             failures: 0,

@@ -63,6 +63,12 @@ pub mod tls {
     pub const SCRATCH: i32 = 16;
     /// Holds the target of a jump for a moment.
     pub const JUMP: i32 = 24;
+    /// Calls of `redmagic_temp_disable` that are open (a u32).
+    pub const DISABLED: i32 = 32;
+    /// The record of the innermost region of `redmagic_temp_disable` that a trace waits for, or null.
+    pub const REGIONS: i32 = 40;
+    /// The record of the merge block that a trace waits for, or null.
+    pub const MERGE: i32 = 48;
 }
 
 /// Offset of general register `number`.

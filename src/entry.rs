@@ -11,17 +11,19 @@
 //! left on any stack; [`recorder_returned`] goes on. When the loop closes, it is compiled, linked to its anchor, and
 //! entered.
 
+use crate::calls::{self, describe_call, make_call_plainly};
 use crate::compile::{self, Compiled, End, Failure, complete_context};
 use crate::context::Context;
-use crate::exits::{ExitRecord, NO_UNIT};
+use crate::exits::ExitRecord;
 use crate::fork_check::{Trial, try_out};
 use crate::functions::Treatment;
 use crate::heat::{LATER, cool_exit, heat_up, penalise, postpone, retry};
 use crate::loops::Loop;
 use crate::memory::{self, SignalsBlocked, read_word};
 use crate::pieces::{self, Heat, VectorState};
-use crate::recorder::{EndReason, GiveUp, Origin, PendingCall, Recorder, Stop};
-use crate::records::{self, Record};
+use crate::recorder::{EndReason, GiveUp, Origin, Recorder, Stop};
+use crate::records::{self, REGION, Record, WAITING};
+use crate::regions;
 use crate::runtime::{self, Runtime, Shared};
 use crate::stats::{self, COUNTERS};
 use crate::stubs;
@@ -60,6 +62,11 @@ impl Next {
         Next::to(stubs::leave_after_call as *const () as u64)
     }
 
+    /// Where a stub goes that sets no argument, and to none that wants one.
+    pub fn code(self) -> u64 {
+        self.code
+    }
+
     /// The same for a stub that sets no argument.
     fn without_argument(self, context: &mut Context) -> u64 {
         if self.code == stubs::enter_trace as *const () as u64 {
@@ -91,7 +98,7 @@ pub extern "C" fn on_anchor(context: *mut Context, id: u64) -> Next {
     // SAFETY: the stub passes the calling thread's context, and nothing else uses it now.
     let thread = unsafe { thread::of_context(context) };
     let Some(runtime) = runtime::get() else { return Next::back() };
-    if thread::is_disabled() {
+    if regions::is_disabled() {
         runtime.rewind(id);
         return Next::back();
     }
@@ -150,7 +157,11 @@ fn land(context: &mut Context, own: &Loop) {
 fn is_stale(thread: &Thread) -> bool {
     // SAFETY: the record stays this thread's while the recording is suspended.
     let Some(record) = (unsafe { thread.suspended.as_ref() }) else { return true };
-    record.live.load(Relaxed) != 1 || read_word(record.rsp.wrapping_sub(8)) != Some(records::return_point(record))
+    match record.live.load(Relaxed) {
+        WAITING => read_word(record.rsp.wrapping_sub(8)) != Some(records::return_point(record)),
+        REGION => !regions::is_open(record, &thread.context),
+        _ => true,
+    }
 }
 
 /// Begins a recording at the state in the context.
@@ -211,34 +222,13 @@ fn suspend(runtime: &'static Runtime, thread: &mut Thread) -> Next {
         give_up(runtime, thread, GiveUp::NoMemory);
         return make_call_plainly(runtime, &mut thread.context);
     }
+    if let Some(kind) = call.region {
+        thread.suspended = regions::begin_recorded(thread, kind, recorder_returned as *const () as u64);
+        thread.context.rip = call.return_address;
+        return leave_anywhere(runtime, &thread.context);
+    }
     thread.suspended = record;
     Next::to(runtime.lock().call_piece)
-}
-
-/// Writes a residual call to the first free record.
-#[expect(unsafe_code, reason = "fills an activation record")]
-pub fn describe_call(context: &mut Context, call: PendingCall) {
-    let record = context.free_record;
-    // SAFETY: the chain is never empty, and its first record is free and this thread's.
-    unsafe {
-        (*record).target = call.target;
-        (*record).return_address = call.return_address;
-        (*record).resume = 0;
-    }
-}
-
-/// Makes the call that the first free record describes without a record, as the guest's own instruction would.
-#[expect(unsafe_code, reason = "reads an activation record and pushes a return address")]
-pub fn make_call_plainly(runtime: &'static Runtime, context: &mut Context) -> Next {
-    let rsp = context.rsp().wrapping_sub(8);
-    // SAFETY: the record is this thread's; the guest's call writes these bytes.
-    unsafe {
-        let record = &*context.free_record;
-        crate::memory::guest_store(rsp, 8, u128::from(record.return_address));
-        context.rip = record.target;
-    }
-    context.gpr[4] = rsp;
-    leave_anywhere(runtime, context)
 }
 
 /// The function of the activation record of a recording: its residual call has returned.
@@ -277,13 +267,18 @@ fn give_up(runtime: &'static Runtime, thread: &mut Thread, reason: GiveUp) {
     let Some(recorder) = thread.take_recorder() else { return };
     thread.suspended = ptr::null_mut();
     stats::add(&COUNTERS.recordings_failed, 1);
-    let cause = reason.to_string();
+    let region = recorder.region().filter(|_| reason == GiveUp::Interrupted);
+    let cause = if region.is_some() { "a region did not end where it should".to_owned() } else { reason.to_string() };
     let detail = format!("{}: {cause} after {} instructions", describe(&recorder.origin), recorder.log.len());
     runtime.note(2, &cause, &detail);
     match reason {
         // What was in the way is out of the way the next time.
         GiveUp::Unresolved => retry(runtime, &recorder.origin),
-        GiveUp::InnerLoop => penalise(runtime, &recorder.origin, false),
+        GiveUp::Interrupted if let Some(pc) = region => {
+            runtime.note_odd_region(pc);
+            retry(runtime, &recorder.origin);
+        }
+        GiveUp::InnerLoop | GiveUp::Over => penalise(runtime, &recorder.origin, false),
         GiveUp::TooLong | GiveUp::TooDeep | GiveUp::NativeLoop => match recorder.culprit() {
             Some(function) => {
                 runtime.treat(function, Treatment::Residual);
@@ -441,7 +436,10 @@ fn decide_exit(runtime: &'static Runtime, record: &ExitRecord) -> Leave {
     let Some(info) = unit.exits.get_mut(record.index as usize) else { return last_resort };
     if info.is_call {
         let piece = *info.piece.get_or_insert_with(|| {
-            let code = pieces::call(&info.code, function, record.unit, info.vectors, wide);
+            let code = match info.region {
+                Some((kind, pc)) => pieces::region(&info.code, function, record.unit, info.vectors, kind, pc),
+                None => pieces::call(&info.code, function, record.unit, info.vectors, wide),
+            };
             shared.arena.add(&code, 16).unwrap_or(0)
         });
         if piece == 0 {
@@ -508,7 +506,7 @@ fn begin_at_exit(runtime: &'static Runtime, thread: &mut Thread, record: &ExitRe
     let Taken { dropped, is_call, origin } = taken;
     if is_call {
         // No memory for its piece: the call is made without us.
-        return make_call_plainly(runtime, &mut thread.context);
+        return calls::make_plainly(runtime, &mut thread.context, record);
     }
     if !runtime.may_compile() {
         cool_exit(&mut runtime.lock(), record.unit, record.index, runtime.hot_exit().saturating_mul(LATER));
@@ -536,28 +534,6 @@ fn origin_of_exit(runtime: &'static Runtime, kind: ExitKind, record: &ExitRecord
         ExitKind::Guest => None,
     }
     .unwrap_or(Origin::Exit { unit: record.unit, exit: record.index })
-}
-
-/// A residual call that has found only one free record. Answers where to go on: to the call's piece again, or without us.
-#[expect(unsafe_code, reason = "called by a stub with the thread's context and an exit record")]
-pub extern "C" fn on_refill(context: *mut Context, record: *const ExitRecord) -> u64 {
-    // SAFETY: the stub passes the calling thread's context and a record that outlives its unit's code.
-    let (thread, record) = unsafe { (thread::of_context(context), &*record) };
-    let context = &mut thread.context;
-    let first = context.free_record;
-    // The trace has described the call in the first record, so that one stays first.
-    // SAFETY: the chain is this thread's and has exactly one record.
-    unsafe { (*first).next = records::refill(ptr::null_mut(), context.address()) };
-    let Some(runtime) = runtime::get() else { std::process::abort() }; // invariant: units belong to a runtime
-    if records::has_two(first) {
-        return record.next.load(Acquire);
-    }
-    if record.unit != NO_UNIT
-        && let Some(unit) = runtime.lock().exit_of(record)
-    {
-        complete_context(context, &unit.exits[record.index as usize].code);
-    }
-    make_call_plainly(runtime, context).code
 }
 
 /// A callee has come back to an activation that does not wait for it: another stack height, or its trace was dropped.

@@ -5,6 +5,7 @@
 
 #![expect(unsafe_code, reason = "dlsym")]
 
+use crate::regions::Kind;
 use std::collections::HashMap;
 use std::ffi::CString;
 
@@ -19,6 +20,14 @@ pub enum Api {
     IsTraced,
     /// A call that a trace does not survive.
     Leave,
+    /// The begin of a region that a trace leaves and comes back to.
+    Region(Kind),
+    /// `redmagic_fellthrough_branch`.
+    FellThrough,
+    /// `redmagic_begin_branchable_frame`.
+    BeginFrame,
+    /// `redmagic_end_branchable_frame`.
+    EndFrame,
     /// A call without an effect.
     Nothing,
 }

@@ -8,9 +8,10 @@
 //! - [`capi`]: the functions of the header. `stubs`: the machine code that anchors, traces and returns run through.
 //! - `entry`: what happens at an anchor, at an exit, when a residual call returns. `runtime`: the state behind it. `heat`:
 //!   when what is tried.
+//! - `calls`: residual calls that the library makes itself.
 //! - `recorder`: executes and logs the guest's instructions. `compile`: from a log to a `unit` of code. `check`:
 //!   replays a recording on its trace. `fork_check`: compares one compiled iteration with native execution.
-//! - `context`, `records`, `exits`, `thread`: what machine code and Rust share. `pieces`, `emit`: code made at run time.
+//! - `context`, `records`, `regions`, `exits`, `thread`: what machine code and Rust share. `pieces`, `emit`: code made at run time.
 //! - `modules`, `functions`, `loops`, `options`, `stats`, `log`, `dump`, `memory`: leaves.
 //!
 //! The crates below: `redmagic-ir` (data structures, text, verifier, evaluator), `redmagic-lift`, `redmagic-passes`,
@@ -19,6 +20,7 @@
 #![deny(unsafe_code)]
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
+mod calls;
 pub mod capi;
 mod check;
 mod compile;
@@ -39,6 +41,7 @@ mod options;
 mod pieces;
 mod recorder;
 mod records;
+mod regions;
 mod runtime;
 mod stats;
 mod stubs;

@@ -21,7 +21,8 @@
 use crate::context::{Context, gpr_offset, slot_offset, tls};
 use crate::emit::{Emitter, RAX, RBX, RCX, RDI, RDX, RSI, RSP, Register};
 use crate::exits::ExitRecord;
-use crate::records::{Record, THUNK_DISTANCE};
+use crate::records::{ABANDONED, REGION, Record, THUNK_DISTANCE, WAITING};
+use crate::regions::Kind;
 use crate::stubs;
 use redmagic_backend::{ExitCode, FlagsRecipe};
 use redmagic_ir::{Opcode, Slot, Type};
@@ -116,6 +117,57 @@ pub fn link(exit: &ExitCode, function: u64) -> Vec<u8> {
 /// Makes a residual call: `exit` is its state. `function` gets the activation back when the callee has returned.
 pub fn call(exit: &ExitCode, function: u64, unit: u32, vectors: VectorState, wide: bool) -> Vec<u8> {
     let mut code = Emitter::new();
+    take_record(&mut code, exit, function, unit, wide);
+    code.store_dword(RCX, offset_of!(Record, live) as i32, WAITING);
+    code.raw(&[0x48, 0x81, 0xc1]); // add rcx, THUNK_DISTANCE
+    code.raw(&(THUNK_DISTANCE as u32).to_le_bytes());
+    code.store_local(local(tls::JUMP), RCX);
+    constants_to_context(&mut code, exit);
+    restore(&mut code, exit, vectors);
+    // The thunk clears BUSY itself.
+    code.jump_local(local(tls::JUMP));
+    code.finish()
+}
+
+/// Begins a region: `exit` is the state before the API's call, which returns to `pc` and leaves registers as a call may.
+/// `function` gets the activation back when the region has ended.
+pub fn region(exit: &ExitCode, function: u64, unit: u32, vectors: VectorState, kind: Kind, pc: u64) -> Vec<u8> {
+    let mut code = Emitter::new();
+    take_record(&mut code, exit, function, unit, false);
+    code.store_dword(RCX, offset_of!(Record, live) as i32, REGION);
+    match kind {
+        Kind::Disabled => {
+            code.load_local(RAX, local(tls::REGIONS));
+            code.store(RCX, offset_of!(Record, next) as i32, RAX);
+            code.store_local(local(tls::REGIONS), RCX);
+            code.load_local(RAX, local(tls::DISABLED));
+            code.raw(&[0x83, 0xc0, 1]); // add eax, 1
+            code.raw(&[0x89, 0x81]); // mov [rcx + disp32], eax
+            code.raw(&(offset_of!(Record, depth) as u32).to_le_bytes());
+        }
+        Kind::Merge => {
+            code.store_dword(RCX, offset_of!(Record, depth) as i32, 0);
+            // Nobody waits for the one before any more: it was left without a call.
+            code.load_local(RAX, local(tls::MERGE));
+            code.raw(&[0x48, 0x85, 0xc0]); // test rax, rax
+            code.skip_if(4, |code| code.store_dword(RAX, offset_of!(Record, live) as i32, ABANDONED));
+            code.store_local(local(tls::MERGE), RCX);
+        }
+    }
+    constants_to_context(&mut code, exit);
+    restore(&mut code, exit, vectors);
+    if kind == Kind::Disabled {
+        code.raw(&[0x64, 0x83, 0x04, 0x25]); // add dword fs:[disp32], 1
+        code.raw(&local(tls::DISABLED).to_le_bytes());
+        code.raw(&[1]);
+    }
+    code.store_local_dword(local(tls::BUSY), 0);
+    code.jump(pc);
+    code.finish()
+}
+
+/// Takes a free activation record, into rcx, and describes the call or region. Clobbers rdx.
+fn take_record(code: &mut Emitter, exit: &ExitCode, function: u64, unit: u32, wide: bool) {
     // Keep one record in the chain: r = [rbx + free]; if r.next is null, get more first.
     code.load(RCX, RBX, offset_of!(Context, free_record) as i32);
     code.load(RDX, RCX, offset_of!(Record, next) as i32);
@@ -133,15 +185,6 @@ pub fn call(exit: &ExitCode, function: u64, unit: u32, vectors: VectorState, wid
         None => code.load(RDX, RBX, slot_offset(Slot::RSP)),
     }
     code.store(RCX, offset_of!(Record, rsp) as i32, RDX);
-    code.store_dword(RCX, offset_of!(Record, live) as i32, 1);
-    code.raw(&[0x48, 0x81, 0xc1]); // add rcx, THUNK_DISTANCE
-    code.raw(&(THUNK_DISTANCE as u32).to_le_bytes());
-    code.store_local(local(tls::JUMP), RCX);
-    constants_to_context(&mut code, exit);
-    restore(&mut code, exit, vectors);
-    // The thunk clears BUSY itself.
-    code.jump_local(local(tls::JUMP));
-    code.finish()
 }
 
 /// Executes one guest instruction on the context in rcx; ends in `slot_return`.

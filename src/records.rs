@@ -20,7 +20,8 @@
 //! - A record whose call is under way belongs to the thread that made the call, which takes it back without the lock when
 //!   the callee returns there. Where the guest has moved the stack to another thread, that one takes it with the pool
 //!   locked. Only the owner looks for its records that will never return, so it cannot be just returning to one.
-//! - `live` is 1 from before the call until its return, 2 when the unit was dropped meanwhile, else 0.
+//! - `live` is one of the states below. Only calls are returned to, so only they are looked for on the stack; the record of
+//!   a region is its thread's until that thread has abandoned it.
 
 #![expect(unsafe_code, reason = "records are shared with machine code")]
 
@@ -49,6 +50,17 @@ pub const RETURN_DISTANCE: usize = THUNK_DISTANCE + RETURN_OFFSET;
 /// Records are prepared and handed out a page at a time.
 const BATCH: usize = 4096 / RECORD_BYTES;
 
+/// The record is not in use.
+const FREE: u32 = 0;
+/// The trace waits for this call to return.
+pub const WAITING: u32 = 1;
+/// Nobody waits any more: the unit was dropped meanwhile, or a region did not end where it should.
+pub const ABANDONED: u32 = 2;
+/// The trace waits for the end of a region; see `regions`.
+pub const REGION: u32 = 3;
+/// The same, and the unit was dropped meanwhile.
+const ABANDONED_REGION: u32 = 4;
+
 /// An activation record.
 #[repr(C)]
 pub struct Record {
@@ -70,12 +82,14 @@ pub struct Record {
     pub resume: u64,
     /// The function to enter with the context and this record; returns an exit record.
     pub function: u64,
-    /// Whether the trace waits for this call; see the module's invariants.
+    /// Its state, as above.
     pub live: AtomicU32,
     /// Whether all vector state is saved at return, or only xmm0 to xmm15.
     pub wide: u32,
     /// The unit whose trace made the call.
     pub unit: u32,
+    /// In a region of `redmagic_temp_disable`: its nesting.
+    pub depth: u32,
     /// The context of the thread that made the call.
     pub owner: u64,
 }
@@ -230,7 +244,7 @@ pub fn end(record: *mut Record) -> bool {
     let _blocked = SignalsBlocked::new();
     let _pool = lock();
     // SAFETY: records live as long as the process.
-    unsafe { (*record).live.swap(0, Relaxed) != 0 }
+    unsafe { (*record).live.swap(FREE, Relaxed) != FREE }
 }
 
 /// The lock on the pool while the process forks.
@@ -260,7 +274,8 @@ pub fn abandon_unit(unit: u32) {
         // thread has checked after the dropping that the unit is still linked.
         let record = unsafe { &*record(at) };
         if record.unit == unit {
-            let _ = record.live.compare_exchange(1, 2, Relaxed, Relaxed);
+            let _ = record.live.compare_exchange(WAITING, ABANDONED, Relaxed, Relaxed);
+            let _ = record.live.compare_exchange(REGION, ABANDONED_REGION, Relaxed, Relaxed);
         }
     }
 }
@@ -292,9 +307,10 @@ fn prepare(pool: &mut Pool) -> bool {
                 next: pool.free,
                 resume: 0,
                 function: 0,
-                live: AtomicU32::new(0),
+                live: AtomicU32::new(FREE),
                 wide: 0,
                 unit: NO_UNIT,
+                depth: 0,
                 owner: 0,
             });
             let code = thunk();
@@ -320,10 +336,11 @@ fn reclaim(pool: &mut Pool, owner: u64) -> usize {
         let (live, its_owner, rsp) =
             unsafe { ((*pointer).live.load(Relaxed), (*pointer).owner, (*pointer).rsp.wrapping_sub(8)) };
         let ours = its_owner == owner || !pool.threads.contains(&its_owner);
-        if live != 0 && ours && read_word(rsp) != Some(return_point(pointer)) {
+        let call = matches!(live, WAITING | ABANDONED);
+        if call && ours && read_word(rsp) != Some(return_point(pointer)) {
             // SAFETY: its call is over without a return, and nobody else takes it while the pool is locked.
             unsafe {
-                (*pointer).live.store(0, Relaxed);
+                (*pointer).live.store(FREE, Relaxed);
                 (*pointer).next = pool.free;
             }
             pool.free = pointer;

@@ -37,7 +37,8 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-pub use crate::entry::{add_entries, on_anchor, on_exit, on_foreign_thread, on_odd_entry, on_refill, on_stray_return};
+pub use crate::calls::on_refill;
+pub use crate::entry::{add_entries, on_anchor, on_exit, on_foreign_thread, on_odd_entry, on_stray_return};
 pub use crate::functions::Api;
 
 const COUNTERS_LOG2: u32 = 14;
@@ -131,6 +132,8 @@ pub struct Shared {
     pub call_piece: u64,
     /// Leaves where the context says, when no other piece can be made.
     last_resort: u64,
+    /// Where regions begin that did not end where they should.
+    odd_regions: HashSet<u64>,
     /// Loop ids that are never traced.
     disabled: HashSet<u64>,
     reasons: BTreeMap<String, u64>,
@@ -212,6 +215,7 @@ impl Runtime {
                 leave_pieces: HashMap::new(),
                 call_piece,
                 last_resort,
+                odd_regions: HashSet::new(),
                 disabled: HashSet::new(),
                 reasons: BTreeMap::new(),
             }),
@@ -439,6 +443,27 @@ impl Runtime {
             if function != 0 {
                 self.drop_units(&mut shared, |unit| unit.function == function);
             }
+        }
+    }
+
+    /// The region that begins at `pc` does not end where a recording could go on.
+    pub fn note_odd_region(&'static self, pc: u64) {
+        self.lock().odd_regions.insert(pc);
+    }
+
+    /// Whether that is known of the region at `pc`.
+    pub fn is_odd_region(&'static self, pc: u64) -> bool {
+        self.lock().odd_regions.contains(&pc)
+    }
+
+    /// Loop `id` is over: it cools down by the passes that going through it is not worth.
+    pub fn cool(&self, id: u64) {
+        /// A loop that is left after so many passes each time never becomes hot.
+        const SHORT: i32 = 3;
+        let bucket = Runtime::bucket(id);
+        if !self.pinned[bucket].load(Relaxed) {
+            let counter = self.counter(bucket);
+            counter.store(counter.load(Relaxed).saturating_add(SHORT).min(self.first_count()), Relaxed);
         }
     }
 

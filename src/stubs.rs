@@ -31,6 +31,7 @@ use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 global_asm!(
     ".section .tbss.redmagic_tls_block,\"awT\",@nobits",
     ".balign 64",
+    ".globl redmagic_tls_block",
     ".hidden redmagic_tls_block",
     ".type redmagic_tls_block, @object",
     ".size redmagic_tls_block, 64",

@@ -15,6 +15,7 @@ use crate::memory::{Mapping, SignalsBlocked};
 use crate::recorder::Recorder;
 use crate::recorder::places::Places;
 use crate::records;
+use crate::regions;
 use crate::stubs;
 use std::cell::Cell;
 use std::ptr;
@@ -50,8 +51,6 @@ impl Drop for Owner {
 }
 
 thread_local! {
-    /// Calls of `redmagic_temp_disable` that are open.
-    static DISABLED: Cell<i32> = const { Cell::new(0) };
     static OWNER: Cell<Option<Owner>> = const { Cell::new(None) };
 }
 
@@ -75,23 +74,6 @@ pub fn is_busy() -> bool {
 pub fn set_busy(busy: bool) {
     // SAFETY: as above.
     unsafe { block().wrapping_offset(tls::BUSY as isize).cast::<u32>().write_volatile(u32::from(busy)) };
-}
-
-/// Begins (1) or ends (-1) a stretch in which the calling thread's anchors do nothing. Returns false if there is nothing
-/// to end.
-pub fn change_disabled(by: i32) -> bool {
-    DISABLED
-        .try_with(|depth| {
-            let now = depth.get() + by;
-            depth.set(now.max(0));
-            now >= 0
-        })
-        .unwrap_or(true)
-}
-
-/// Whether the calling thread's anchors do nothing.
-pub fn is_disabled() -> bool {
-    DISABLED.try_with(|depth| depth.get() > 0).unwrap_or(true)
 }
 
 /// Makes the calling thread's context. Returns false without memory.
@@ -145,6 +127,7 @@ fn free_current() {
     if context.is_null() || is_busy() {
         return;
     }
+    regions::abandon_all();
     // SAFETY: the context is the first field of a thread that `create` has leaked; nothing of it is in use, for the
     // thread is running its destructors, on its own stack.
     unsafe {

@@ -6,6 +6,7 @@
 use crate::exits::ExitRecord;
 use crate::pieces::VectorState;
 use crate::recorder::Origin;
+use crate::regions::Kind;
 use redmagic_backend::ExitCode;
 use redmagic_ir::{ExitKind, Terminator, Trace};
 
@@ -39,6 +40,8 @@ pub struct ExitInfo {
     pub vectors: VectorState,
     /// It is the state of a residual call.
     pub is_call: bool,
+    /// It begins a region: what kind, and where that begins.
+    pub region: Option<(Kind, u64)>,
     /// The piece that leaves to the guest, once it was made, and whether it counts.
     pub piece: Option<u64>,
     /// The unit that it is linked to.

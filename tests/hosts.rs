@@ -10,7 +10,7 @@ mod examples;
 mod support;
 
 use support::Link::{Shared, Static};
-use support::{Build, Link, compare, difference, run_with, seed, thresholds};
+use support::{Build, Link, bug, compare, difference, run_with, seed, thresholds};
 
 /// Builds and compares a host of `tests/hosts`, which must be traced.
 fn check(sources: &[&str], flags: &str, link: Link) {
@@ -117,6 +117,13 @@ fn instructions_and_machine_state() {
 }
 
 #[test]
+fn regions() {
+    check(&["regions.c"], "-O2", Shared);
+    check(&["regions.c"], "-O0", Static);
+    check(&["regions.c"], "-O2 -fno-plt", Shared);
+}
+
+#[test]
 fn threads_begin_with_any_function() {
     check(&["first.c"], "-O2", Static);
     check(&["first.c"], "-O0", Shared);
@@ -134,5 +141,35 @@ fn any_function_at_any_time() {
         let settings = [("REDMAGIC_HOT_LOOP", threshold.to_string()), ("REDMAGIC_CHECK", "1".to_owned())];
         let found = difference(&reference, &run_with(&program, &settings, &arguments));
         assert!(found.is_none(), "{program:?} {arguments:?} with threshold {threshold}: {}", found.unwrap_or_default());
+    }
+}
+
+/// Every function of the API against a model. `REDMAGIC_TEST_ROUNDS=n` makes n rounds of what is one otherwise; a round is
+/// about 200,000 calls.
+#[test]
+fn every_function_against_a_model() {
+    let rounds: u64 = std::env::var("REDMAGIC_TEST_ROUNDS").map_or(1, |rounds| rounds.parse().unwrap());
+    let seed = seed() % 1_000_000_000;
+    for (flags, link) in [("-O2", Shared), ("-O0", Static)] {
+        let program = Build::new("tests/hosts", &["model.c"], flags, link).build();
+        let (mut calls, mut traced) = (0, 0);
+        for at in 0..rounds * 4 {
+            let threshold = [1, 2, 20, 7][at as usize % 4].to_string();
+            let threads = if at % 4 == 3 { 3 } else { 1 };
+            let arguments = [(seed + at).to_string(), "10".to_owned(), threads.to_string()];
+            let settings = [
+                ("REDMAGIC_HOT_LOOP", threshold.clone()),
+                ("REDMAGIC_HOT_EXIT", threshold.clone()),
+                ("REDMAGIC_CHECK", "1".to_owned()),
+            ];
+            let outcome = run_with(&program, &settings, &arguments);
+            assert!(outcome.end == "exit 0", "{program:?} {arguments:?} with threshold {threshold}: {outcome:#?}");
+            let bug = bug(&outcome);
+            assert!(bug.is_none(), "{program:?} {arguments:?} with threshold {threshold}: {}", bug.unwrap_or_default());
+            calls += outcome.output.split_whitespace().nth(1).map_or(0, |calls| calls.parse().unwrap());
+            traced += u64::from(outcome.output.contains("traced: yes"));
+        }
+        println!("{calls} calls");
+        assert!(calls > 10_000 * rounds && traced > 0, "{calls} calls, {traced} runs with traces");
     }
 }

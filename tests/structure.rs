@@ -36,6 +36,7 @@ const SAFE_CRATES: [&str; 4] = ["ir", "passes", "lift", "backend"];
 
 /// Files that may use `unsafe`, and what for.
 const UNSAFE: &[(&str, &str)] = &[
+    ("src/calls.rs", "activation records, and the guest's stack"),
     ("src/capi.rs", "the C interface: symbols, and pointers that the host passes"),
     ("src/entry.rs", "called by stubs with the thread's context and its activation records"),
     ("src/fork_check/child.rs", "forks, and runs machine code"),
@@ -49,6 +50,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/recorder/log.rs", "reads what the guest accesses"),
     ("src/recorder/mod.rs", "executes the guest's instructions"),
     ("src/records.rs", "activation records are shared with machine code"),
+    ("src/regions.rs", "thread-local storage and activation records that machine code shares"),
     ("src/runtime.rs", "words that the header's macros share"),
     ("src/stubs.rs", "machine code"),
     ("src/thread.rs", "thread-local storage that machine code shares"),

@@ -565,7 +565,7 @@ fn window(inst: &Instruction) -> std::ops::Range<usize> {
 fn instruction(event: &Event) -> Option<Instruction> {
     match event {
         Event::Inst { inst, .. } => Some(*inst),
-        Event::Countdown { .. } | Event::Call { .. } | Event::Api { .. } => None,
+        Event::Countdown { .. } | Event::Call { .. } | Event::Region { .. } | Event::Api { .. } => None,
     }
 }
 

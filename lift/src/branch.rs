@@ -20,6 +20,8 @@ pub(crate) struct ResidualCall {
     pub effect: CallEffect,
     pub guard_target: bool,
     pub external: bool,
+    /// It begins a region that ends here.
+    pub end: Option<u64>,
 }
 
 impl Lifter<'_> {
@@ -173,6 +175,10 @@ impl Lifter<'_> {
         } else {
             return Err(Refusal::Inconsistent { pc: self.pc });
         };
+        let return_address = match call.end {
+            Some(end) => self.open_frames(end),
+            None => return_address,
+        };
         let state = self.exit_data(self.pc, self.step, redmagic_ir::ExitKind::Guest);
         let state = self.trace.exits.push(state);
         let resume = self.trace.add_segment();
@@ -181,6 +187,14 @@ impl Lifter<'_> {
         let external = call.external;
         self.start_epoch(resume, |slot| slot == Slot::RSP || (external && slot.is_callee_saved()));
         Ok(())
+    }
+
+    /// In a region, the guest runs in the frames of the trace. What begins it takes no arguments: the registers for them are
+    /// dead, and one of them can say that the frames are known to whoever runs now. Returns where the region ends.
+    fn open_frames(&mut self, end: u64) -> Value {
+        let rsp = self.read_slot(Slot::RSP);
+        self.write_slot(Slot::RDI, rsp);
+        self.constant(Type::I64, end as i64)
     }
 
     /// A call of our own API, which the trace does without.
@@ -200,6 +214,7 @@ impl Lifter<'_> {
             let kept = match convention {
                 Convention::Function => slot.is_callee_saved(),
                 Convention::Macro => slot.as_gpr().is_some() && slot != Slot::RAX && slot != Slot::RCX,
+                Convention::PassedMacro => slot.as_gpr().is_some() && slot != Slot::RCX,
             };
             if !kept {
                 self.forget_slot(slot);

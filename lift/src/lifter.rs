@@ -129,6 +129,7 @@ impl Lifter<'_> {
         let (Event::Inst { inst, .. }
         | Event::Countdown { inst, .. }
         | Event::Call { inst, .. }
+        | Event::Region { inst, .. }
         | Event::Api { inst, .. }) = event;
         self.pc = inst.ip();
         if self.pc != pc {
@@ -149,9 +150,16 @@ impl Lifter<'_> {
                 Ok(next)
             }
             Event::Call { ref inst, target, return_address, tail, effect, guard_target, external } => {
-                let call = ResidualCall { target, return_address, tail, effect, guard_target, external };
+                let call = ResidualCall { target, return_address, tail, effect, guard_target, external, end: None };
                 self.residual_call(inst, &call)?;
                 Ok(return_address)
+            }
+            Event::Region { ref inst, target, return_address, tail, end } => {
+                let (effect, end) = (redmagic_ir::CallEffect::Any, Some(end));
+                let call =
+                    ResidualCall { target, return_address, tail, effect, guard_target: true, external: false, end };
+                self.residual_call(inst, &call)?;
+                Ok(end.unwrap_or(return_address))
             }
             Event::Api { ref inst, return_address, convention, result } => {
                 self.elided_call(inst, return_address, convention, result);

@@ -63,6 +63,20 @@ pub enum Event {
         /// The call leaves the module, so the System V ABI says which registers survive.
         external: bool,
     },
+    /// A call of one of our own API functions that begins a region: the guest goes on in its own code, in whatever frames
+    /// there are, until that has come to `end` with the same stack pointer.
+    Region {
+        /// The call (or the jump of a tail call).
+        inst: Instruction,
+        /// The function.
+        target: u64,
+        /// Where the region begins.
+        return_address: u64,
+        /// It was a jump: the return address is on the stack already.
+        tail: bool,
+        /// Where the trace goes on.
+        end: u64,
+    },
     /// A call of one of our own API functions; the trace does without it.
     Api {
         /// The call (or the jump of a tail call).
@@ -83,6 +97,9 @@ pub enum Convention {
     Function,
     /// The header's macro forms: rax, rcx, the flags, all vector registers.
     Macro,
+    /// A macro form that the recording goes on behind, which leaves its argument in rax: rcx, the flags, all vector
+    /// registers. Unoptimised code stores rax, though nobody reads it.
+    PassedMacro,
 }
 
 /// Where a recording ends.

@@ -185,7 +185,7 @@ unsafe fn iterate(function: u64, context: *mut Context, report: *mut Report) -> 
         }
         (*report).exit = enter(context, ptr::null_mut(), function);
         let record = &*(*context).free_record;
-        (*report).call = PendingCall { target: record.target, return_address: record.return_address };
+        (*report).call = PendingCall { target: record.target, return_address: record.return_address, region: None };
         ptr::copy_nonoverlapping(context, &raw mut (*report).context, 1);
         (*report).state.store(DONE, Release);
         libc::syscall(libc::SYS_futex, (*report).state.as_ptr(), libc::FUTEX_WAKE, 1, 0_usize, 0_usize, 0);

@@ -5,6 +5,7 @@
 use super::slots::{Access, SlotInfo};
 use crate::context::Context;
 use crate::memory::guest_load;
+use crate::regions::Kind;
 use redmagic_ir::{CallEffect, Slot};
 use redmagic_lift::{Convention, Event};
 
@@ -42,6 +43,8 @@ pub enum EntryKind {
         effect: CallEffect,
         /// It is in another module.
         external: bool,
+        /// It begins a region that ends there.
+        region: Option<(Kind, u64)>,
     },
     /// A call of the library.
     Api {
@@ -61,7 +64,10 @@ impl Entry {
         match self.kind {
             EntryKind::Inst => Event::Inst { inst, next: self.next, address: self.address, value: self.value },
             EntryKind::Countdown => Event::Countdown { inst, next: self.next },
-            EntryKind::Call { target, return_address, tail, effect, external } => {
+            EntryKind::Call { target, return_address, tail, region: Some((_, end)), .. } => {
+                Event::Region { inst, target, return_address, tail, end }
+            }
+            EntryKind::Call { target, return_address, tail, effect, external, region: None } => {
                 Event::Call { inst, target, return_address, tail, effect, guard_target: true, external }
             }
             EntryKind::Api { return_address, convention, result } => {

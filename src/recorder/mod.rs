@@ -20,20 +20,22 @@ pub mod disassembly;
 pub mod log;
 pub mod places;
 pub mod slots;
+pub mod stop;
 
 use crate::context::Context;
 use crate::functions::Api;
 use crate::loops::Loop;
 use crate::memory::{guest_load, guest_store};
+use crate::regions::Kind as Region;
 use crate::runtime::{Decision, Limits, Runtime};
 use crate::stubs;
 use log::{CheckLog, Entry, EntryKind};
 use places::Places;
 use redmagic_ir::{CallEffect, Slot};
-use redmagic_lift::{Convention, Refusal};
+use redmagic_lift::Convention;
 use slots::{Condition, Kind, SlotInfo};
-use std::fmt;
 use std::sync::atomic::Ordering::{Acquire, Release};
+pub use stop::{EndReason, GiveUp, Stop};
 
 /// The flags that `sub dword [counter], 1` leaves when the counter was 0.
 const BORROW_FLAGS: u64 = (redmagic_ir::CF | redmagic_ir::PF | redmagic_ir::AF | redmagic_ir::SF) as u64;
@@ -65,81 +67,6 @@ impl Origin {
     }
 }
 
-/// Why the recorder stopped.
-#[derive(Clone, Copy)]
-pub enum Stop {
-    /// Back at its own anchor.
-    Close,
-    /// At another anchor, one that has a trace.
-    Anchor(&'static Loop),
-    /// Before something that a trace cannot contain; what was recorded is good.
-    End(EndReason),
-    /// What was recorded is of no use.
-    GiveUp(GiveUp),
-    /// Before a residual call.
-    Call,
-}
-
-/// What a trace cannot contain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EndReason {
-    /// This instruction.
-    Refused(Refusal),
-    /// A call of a function that no trace calls.
-    Never,
-    /// Code that belongs to no traced module.
-    Outside,
-    /// A call of the API that leaves traces.
-    Leave,
-}
-
-impl fmt::Display for EndReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            EndReason::Refused(refusal) => refusal.fmt(f),
-            EndReason::Never => f.write_str("call of a function that is never called from a trace"),
-            EndReason::Outside => f.write_str("code outside the traced modules"),
-            EndReason::Leave => f.write_str("the guest asked to leave"),
-        }
-    }
-}
-
-/// Why a recording is of no use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GiveUp {
-    /// It has more instructions than allowed.
-    TooLong,
-    /// A function that was called has a loop of its own.
-    NativeLoop,
-    /// Its calls are nested deeper than allowed.
-    TooDeep,
-    /// It runs through a loop that should be recorded first.
-    InnerLoop,
-    /// A function of another module was called for the first time; the next attempt will find it resolved.
-    Unresolved,
-    /// It ended after a few instructions.
-    TooShort(EndReason),
-    /// A residual call did not return.
-    Interrupted,
-    /// No memory for code is left.
-    NoMemory,
-}
-
-impl fmt::Display for GiveUp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            GiveUp::TooLong => "recording too long",
-            GiveUp::NativeLoop => "a callee with a loop of its own",
-            GiveUp::TooDeep => "calls nested too deep",
-            GiveUp::InnerLoop => "an inner loop comes first",
-            GiveUp::Unresolved => "a linkage slot was not resolved yet",
-            GiveUp::TooShort(reason) => return write!(f, "recording too short: {reason}"),
-            GiveUp::Interrupted => "a residual call did not return",
-            GiveUp::NoMemory => "no memory for code",
-        })
-    }
-}
-
 /// A residual call that is about to be made, or was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PendingCall {
@@ -147,6 +74,8 @@ pub struct PendingCall {
     pub target: u64,
     /// Where it returns to.
     pub return_address: u64,
+    /// It begins a region.
+    pub region: Option<Region>,
 }
 
 /// A function that the recording is in.
@@ -175,6 +104,8 @@ pub struct Recorder {
     /// It stops when it has recorded so many instructions, at most those that `log` has room for.
     pub limit: usize,
     start_rsp: u64,
+    /// Branchable frames that were begun since, less those that were ended.
+    depth: i32,
     frames: Vec<Frame>,
     /// The callee with the most instructions among those that have returned.
     longest: Option<(u64, usize)>,
@@ -199,10 +130,11 @@ impl Recorder {
             start: context.rip,
             log: Vec::with_capacity(limits.instructions),
             check: check.then(|| Box::new(CheckLog::new(context, limits.instructions))),
-            call: PendingCall { target: 0, return_address: 0 },
+            call: PendingCall { target: 0, return_address: 0, region: None },
             ending: None,
             limit: limits.instructions,
             start_rsp: context.rsp(),
+            depth: 0,
             frames: Vec::with_capacity(limits.depth),
             longest: None,
             passes: 0,
@@ -221,8 +153,17 @@ impl Recorder {
         open.map(|frame| frame.function).or(finished.map(|(function, _)| function))
     }
 
-    /// Goes on after a residual call; the context holds what the callee has left.
+    /// Where the region begins that the recording waits for, if it waits for one.
+    pub fn region(&self) -> Option<u64> {
+        let EntryKind::Call { region: Some(_), return_address, .. } = self.log.last()?.kind else { return None };
+        Some(return_address)
+    }
+
+    /// Goes on after a residual call or a region; the context holds what was left there, and says where that is.
     pub fn returned(&mut self, context: &Context) {
+        if let Some(Entry { next, kind: EntryKind::Call { region: Some((_, end)), .. }, .. }) = self.log.last_mut() {
+            (*next, *end) = (context.rip, context.rip);
+        }
         let step = self.log.len().saturating_sub(1) as u32;
         if let Some(check) = &mut self.check {
             check.returned(step, context);
@@ -487,13 +428,13 @@ impl Recorder {
         match decision {
             Decision::Api(api) => self.api(slot, api, callee, context, runtime),
             Decision::Residual { external, effect } => {
-                let kind = EntryKind::Call { target, return_address, tail, effect, external };
+                let kind = EntryKind::Call { target, return_address, tail, effect, external, region: None };
                 self.note_reads(slot, address, context);
                 self.push(slot, return_address, (address, target), kind);
                 if tail {
                     context.gpr[4] = context.rsp().wrapping_add(8);
                 }
-                self.call = PendingCall { target, return_address };
+                self.call = PendingCall { target, return_address, region: None };
                 Err(Stop::Call)
             }
             Decision::Into | Decision::Never | Decision::Outside | Decision::Unresolved => {
@@ -512,10 +453,25 @@ impl Recorder {
         runtime: &'static Runtime,
     ) -> Result<Flow, Stop> {
         let &Callee { return_address, tail, address, target } = callee;
+        let own_frame = self.depth == 0 && context.rsp() == self.start_rsp;
         let (convention, result) = match api {
             Api::Leave => return Err(Stop::End(EndReason::Leave)),
+            // One that did not end where a recording could go on.
+            Api::Region(kind) if runtime.is_odd_region(return_address) => match kind {
+                Region::Disabled => return Err(Stop::End(EndReason::Leave)),
+                Region::Merge => (Convention::Function, None),
+            },
+            Api::Region(kind) => return Err(self.begin_region(slot, kind, callee, context)),
+            Api::FellThrough if own_frame && self.is_own(context.gpr[7]) => return Err(Stop::GiveUp(GiveUp::Over)),
+            Api::EndFrame if self.depth == 0 && matches!(self.origin, Origin::Anchor(_)) => {
+                return Err(Stop::GiveUp(GiveUp::Over));
+            }
+            Api::BeginFrame | Api::EndFrame => {
+                self.depth += if api == Api::BeginFrame { 1 } else { -1 };
+                (Convention::Function, None)
+            }
             Api::AnchorStub => (Convention::Macro, None),
-            Api::BackwardsBranch | Api::Nothing => (Convention::Function, None),
+            Api::BackwardsBranch | Api::FellThrough | Api::Nothing => (Convention::Function, None),
             Api::IsTraced => (Convention::Function, Some(1)),
         };
         let id = match api {
@@ -538,6 +494,27 @@ impl Recorder {
         Ok(Flow::Elsewhere)
     }
 
+    /// Whether the recording is one of loop `id`.
+    fn is_own(&self, id: u64) -> bool {
+        matches!(self.origin, Origin::Anchor(own) if own.id == id)
+    }
+
+    /// A region that the guest runs in its own code. Where it ends shows when it does.
+    fn begin_region(&mut self, slot: &'static SlotInfo, kind: Region, callee: &Callee, context: &mut Context) -> Stop {
+        let &Callee { target, return_address, address, tail } = callee;
+        self.note_reads(slot, address, context);
+        let (effect, region) = (CallEffect::Any, Some((kind, 0)));
+        let call = EntryKind::Call { target, return_address, tail, effect, external: false, region };
+        self.push(slot, return_address, (address, target), call);
+        if tail {
+            context.gpr[4] = context.rsp().wrapping_add(8);
+        }
+        // As the lifter has it: a function without arguments, and a region that knows the frames.
+        context.gpr[7] = context.rsp();
+        self.call = PendingCall { target, return_address, region: Some(kind) };
+        Stop::Call
+    }
+
     /// An anchor: the recording's own, or another.
     fn anchor(&mut self, id: u64, site: u64, context: &Context, runtime: &Runtime) -> Result<(), Stop> {
         let known = runtime.loops.find(id, site);
@@ -549,7 +526,7 @@ impl Recorder {
                 // round without it.
                 return self.pass();
             }
-            if self.start_rsp == context.rsp().wrapping_add(own.landing.stack) {
+            if self.depth == 0 && self.start_rsp == context.rsp().wrapping_add(own.landing.stack) {
                 self.ending = Some((own.start(), Stop::Close));
                 return Ok(());
             }
@@ -559,8 +536,20 @@ impl Recorder {
                 self.ending = Some((other.start(), Stop::Anchor(other)));
                 Ok(())
             }
-            Some(other) if other.disabled.load(Acquire) => Ok(()),
+            Some(other) if other.disabled.load(Acquire) => {
+                self.keep_argument();
+                Ok(())
+            }
             _ => self.pass(),
+        }
+    }
+
+    /// The recording goes on behind the anchor that was logged last: if it was a macro, with its argument in rax.
+    fn keep_argument(&mut self) {
+        if let Some(Entry { kind: EntryKind::Api { convention: convention @ Convention::Macro, .. }, .. }) =
+            self.log.last_mut()
+        {
+            *convention = Convention::PassedMacro;
         }
     }
 
@@ -570,6 +559,7 @@ impl Recorder {
             return Err(Stop::GiveUp(GiveUp::InnerLoop));
         }
         self.passes += 1;
+        self.keep_argument();
         Ok(())
     }
 

@@ -210,6 +210,11 @@ pub fn difference(reference: &Outcome, actual: &Outcome) -> Option<String> {
     if (&actual.end, &actual.output) != (&reference.end, &reference.output) {
         return Some(format!("expected {}:\n{}\nfound {actual:#?}", reference.end, reference.output));
     }
+    bug(actual)
+}
+
+/// The bug of ours that the statistics of a run speak of, if any.
+pub fn bug(actual: &Outcome) -> Option<String> {
     let reasons = actual.statistics["reasons"].as_object()?;
     let bug = reasons.keys().find(|reason| BUGS.iter().any(|bug| reason.contains(bug)))?;
     Some(format!("{bug}: {}", actual.errors))

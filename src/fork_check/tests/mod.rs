@@ -164,7 +164,8 @@ extern "C" fn right_traces() {
     let callee = libc::getppid as *const () as u64;
     let (conclusion, context) = try_out(&of_call, 2, 0, callee);
     assert!(matches!(conclusion.verdict, Ok(Verdict::Passed)), "{:?}", conclusion.verdict);
-    let expected = PendingCall { target: callee, return_address: &raw const redmagic_trial_call_end as u64 };
+    let expected =
+        PendingCall { target: callee, return_address: &raw const redmagic_trial_call_end as u64, region: None };
     assert_eq!((conclusion.call, context.gpr[0]), (Some(expected), 2));
 }
 
