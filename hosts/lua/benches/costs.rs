@@ -10,9 +10,7 @@
 //! Compiling: every program in `programs/` runs with a low threshold; the log says for each trace how large it is and how long
 //! the stages took. The costs per operation and per exit are those of the plane that fits best (least squares).
 
-#[path = "../src/programs.rs"]
-mod programs;
-
+use lua_runs::programs;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -6,15 +6,9 @@
 //! code (`REDMAGIC_BACKEND=eval`). `REDMAGIC_TEST_SEED=n` repeats a run that printed `seed n`: its random thresholds, and
 //! where Lua's hash tables put their keys, on which the shape of traces depends.
 
-#[path = "../src/programs.rs"]
-mod programs;
-
-use programs::Program;
-use std::fs::File;
-use std::process::{Command, ExitStatus, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use lua_runs::programs::{self, Program};
+use lua_runs::runs::{Lua, Outcome, Run, Settings, in_parallel, mix, seed};
+use std::time::Duration;
 
 /// Programs whose loops do little but arithmetic and table accesses.
 const NUMERIC: [&str; 13] = [
@@ -39,20 +33,6 @@ const PARALLEL: usize = 2;
 /// Longer than any program takes in any configuration.
 const TIME_LIMIT: Duration = Duration::from_secs(120);
 
-/// One process to run: a program with these settings.
-struct Job<'a> {
-    program: &'a Program,
-    settings: Vec<(&'static str, String)>,
-}
-
-/// What a process did.
-#[derive(Debug, PartialEq)]
-struct Outcome {
-    status: Option<ExitStatus>,
-    output: String,
-    errors: String,
-}
-
 #[test]
 fn every_program_gives_its_sizes() {
     let programs = programs::all().unwrap();
@@ -70,29 +50,30 @@ fn every_program_gives_its_sizes() {
 fn traces_change_nothing() {
     let seed = seed();
     println!("seed {seed}");
+    let lua = Lua::new(env!("CARGO_BIN_EXE_plain-lua"), env!("CARGO_BIN_EXE_redmagic-lua"));
     let programs = programs::all().unwrap();
-    let mut jobs = Vec::new();
+    let mut jobs: Vec<(&Program, Settings)> = Vec::new();
     for (index, program) in programs.iter().enumerate() {
-        jobs.push(Job { program, settings: vec![("REDMAGIC", "off".into())] });
+        jobs.push((program, Settings::off()));
         let random = 1 + mix(seed.wrapping_add(index as u64)) % 200;
-        for (threshold, check) in [(1, "1"), (2, "2"), (50, "1"), (random, "2")] {
-            jobs.push(Job { program, settings: hot(threshold, "REDMAGIC_CHECK", check) });
+        for (threshold, check) in [(1, 1), (2, 2), (50, 1), (random, 2)] {
+            jobs.push((program, Settings::hot(threshold).with("CHECK", check)));
         }
         // Checks lift the limit on the time for compiling; without them, what is postponed has to go on as well.
-        jobs.push(Job { program, settings: hot(1, "REDMAGIC_COMPILE_SHARE", "1") });
+        jobs.push((program, Settings::hot(1).with("COMPILE_SHARE", 1)));
         if NUMERIC.contains(&program.name.as_str()) {
-            jobs.push(Job { program, settings: hot(2, "REDMAGIC_BACKEND", "eval") });
+            jobs.push((program, Settings::hot(2).with("BACKEND", "eval")));
         }
     }
-    let references = in_parallel(&programs, |program| {
-        let outcome = run(env!("CARGO_BIN_EXE_plain-lua"), program, &[], seed);
-        assert_eq!(outcome.status.and_then(|status| status.code()), Some(0), "{}: {}", program.name, outcome.errors);
+    let references = in_parallel(PARALLEL, &programs, |program| {
+        let outcome = finish(program, lua.plain(&program.path, seed));
+        assert!(outcome.good(), "{}: {outcome:?}", program.name);
         (program.name.clone(), outcome)
     });
-    let failures = in_parallel(&jobs, |job| {
-        let actual = run(env!("CARGO_BIN_EXE_redmagic-lua"), job.program, &job.settings, seed);
-        let (_, expected) = references.iter().find(|(name, _)| *name == job.program.name).unwrap();
-        (actual != *expected).then(|| format!("{} {:?}\n{actual:#?}", job.program.name, job.settings))
+    let failures = in_parallel(PARALLEL, &jobs, |(program, settings)| {
+        let actual = finish(program, lua.traced(&program.path, seed, settings));
+        let (_, expected) = references.iter().find(|(name, _)| *name == program.name).unwrap();
+        (actual != *expected).then(|| format!("{} {settings}\n{actual:?}", program.name))
     });
     let failures: Vec<String> = failures.into_iter().flatten().collect();
     assert!(
@@ -104,74 +85,7 @@ fn traces_change_nothing() {
     );
 }
 
-/// Settings under which loops become hot early. A check that fails shows in the errors, where the reference has none.
-fn hot(threshold: u64, name: &'static str, value: &str) -> Vec<(&'static str, String)> {
-    let log = ("REDMAGIC_LOG", "1".to_owned());
-    vec![("REDMAGIC_HOT_LOOP", threshold.to_string()), log, (name, value.to_owned())]
-}
-
-fn seed() -> u64 {
-    let given = std::env::var("REDMAGIC_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-    given.unwrap_or_else(|| std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().subsec_nanos().into())
-}
-
-/// One step of the splitmix64 generator.
-fn mix(state: u64) -> u64 {
-    let z = state.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-/// The results of `work` on every item, in any order.
-fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let next = AtomicUsize::new(0);
-    let results = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..PARALLEL {
-            scope.spawn(|| {
-                while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let result = work(item);
-                    results.lock().unwrap().push(result);
-                }
-            });
-        }
-    });
-    results.into_inner().unwrap()
-}
-
-/// Runs a program at its size for tests. A process that does not end in time has no status.
-fn run(lua: &str, program: &Program, settings: &[(&'static str, String)], seed: u64) -> Outcome {
-    static RUNS: AtomicUsize = AtomicUsize::new(0);
-    let number = RUNS.fetch_add(1, Ordering::Relaxed);
-    let file = |what: &str| {
-        let name = format!("{}-{number}-{what}", program.name);
-        std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
-    };
-    let (output, errors) = (file("output"), file("errors"));
-    let mut command = Command::new(lua);
-    // A relative name, because error messages that programs print hold it.
-    command.current_dir(program.path.parent().unwrap()).arg(program.path.file_name().unwrap());
-    command.arg(program.size("test").unwrap().to_string());
-    command
-        .env_remove("REDMAGIC")
-        .env("LUA_HASH_SEED", seed.to_string())
-        .envs(settings.iter().map(|(name, value)| (name, value)));
-    command.stdin(Stdio::null()).stdout(File::create(&output).unwrap()).stderr(File::create(&errors).unwrap());
-    let mut child = command.spawn().unwrap();
-    let start = Instant::now();
-    while child.try_wait().unwrap().is_none() && start.elapsed() < TIME_LIMIT {
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    let in_time = child.try_wait().unwrap().is_some();
-    if !in_time {
-        child.kill().unwrap();
-    }
-    let status = child.wait().unwrap();
-    let read = |path: &std::path::Path| {
-        let text = String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned();
-        std::fs::remove_file(path).unwrap();
-        text
-    };
-    Outcome { status: in_time.then_some(status), output: read(&output), errors: read(&errors) }
+/// Runs a program at its size for tests.
+fn finish(program: &Program, run: Run) -> Outcome {
+    run.arguments(&[program.size("test").unwrap().to_string()]).finish(TIME_LIMIT).unwrap()
 }

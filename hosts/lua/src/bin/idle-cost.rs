@@ -9,10 +9,7 @@
 //! target/debug/idle-cost sieve nbody                               some of them
 //! ```
 
-#[path = "../programs.rs"]
-mod programs;
-
-use programs::Program;
+use lua_runs::programs::{self, Program};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
