@@ -269,9 +269,9 @@ impl Replay<'_> {
 }
 
 /// Whether the recording ends with a value in `slot` that anybody may look at: right behind an anchor call, only
-/// what the convention keeps.
+/// what the convention keeps. The macro's own last instruction, which takes the stack pointer back, may stand behind the call.
 pub fn is_defined(recorder: &Recorder, slot: Slot) -> bool {
-    recorder.log.last().is_none_or(|entry| keeps(entry, slot))
+    recorder.log.iter().rev().take(2).all(|entry| keeps(entry, slot))
 }
 
 /// Whether there may be a value in `slot` behind an entry: an anchor call leaves only what its convention keeps.
