@@ -8,6 +8,7 @@
 //! Worked example: `Pipeline::parse("fold,params,dce")` is the group `fold, params`, repeated, then `dce` once.
 
 use crate::rewrites::Rewrites;
+use crate::why::{Census, Reasons};
 use crate::{Stats, dce, flags, fold, loops, params, walk};
 use redmagic_ir::Trace;
 use std::fmt;
@@ -144,12 +145,25 @@ pub fn optimise(trace: &mut Trace, pipeline: &Pipeline) -> Stats {
 pub fn optimise_limited(trace: &mut Trace, pipeline: &Pipeline, limit: u32) -> Stats {
     let mut stats = Stats::default();
     stats.rewrites = Rewrites::limited(limit);
+    run(trace, pipeline, &mut stats);
+    stats
+}
+
+/// Runs `pipeline` on `trace` and notes why the loads, stores and guards that remain do.
+pub fn optimise_explained(trace: &mut Trace, pipeline: &Pipeline) -> (Stats, Reasons) {
+    let mut stats = Stats::default();
+    stats.reasons = Some(Box::default());
+    run(trace, pipeline, &mut stats);
+    let reasons = stats.reasons.take().map_or_else(Reasons::default, |reasons| *reasons);
+    (stats, reasons)
+}
+
+fn run(trace: &mut Trace, pipeline: &Pipeline, stats: &mut Stats) {
     stats.ops_before = trace.len() as u32;
     for group in pipeline.groups() {
-        run_group(trace, group, &mut stats);
+        run_group(trace, group, stats);
     }
     stats.ops_after = trace.len() as u32;
-    stats
 }
 
 /// Runs the passes of a group in turn, each as long as another one has changed something since its last run.
@@ -164,7 +178,11 @@ fn run_group(trace: &mut Trace, group: &[Entry], stats: &mut Stats) {
             }
             let late = stats.late_facts;
             stats.rewrites.enter(pass.name);
+            let before = stats.reasons.is_some().then(|| Census::of(trace));
             pass.run(trace, stats);
+            if let (Some(before), Some(reasons)) = (before, &mut stats.reasons) {
+                reasons.ran(pass.name, before, Census::of(trace));
+            }
             stats.passes_run += 1;
             check(trace, pass.name);
             idle = false;

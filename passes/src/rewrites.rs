@@ -74,10 +74,20 @@ impl Rewrites {
         if allowed {
             self.done += 1;
             if self.done == self.limit {
-                self.last = Some(Rewrite { number: self.done, pass: self.pass, what, at: self.at });
+                self.last = Some(self.now(what));
             }
         }
         allowed
+    }
+
+    /// The rewrite that was done now.
+    pub(crate) fn now(&self, what: &'static str) -> Rewrite {
+        Rewrite { number: self.done, pass: self.pass, what, at: self.at }
+    }
+
+    /// The pass that runs.
+    pub(crate) fn pass(&self) -> &'static str {
+        self.pass
     }
 
     /// How many were done.

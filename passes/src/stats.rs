@@ -5,6 +5,8 @@
 
 use crate::rewrites::{Rewrite, Rewrites};
 use crate::rules;
+use crate::why::{Reason, Reasons};
+use redmagic_ir::Value;
 use std::fmt;
 
 /// Counters of one run of the optimiser (or of several, summed).
@@ -52,6 +54,8 @@ pub struct Stats {
     pub loop_refusals: Vec<&'static str>,
     /// Facts about the entry that a walk learned after it had passed code to which they apply.
     pub(crate) late_facts: u32,
+    /// Why things are left, if somebody wants to know.
+    pub(crate) reasons: Option<Box<Reasons>>,
     /// Everything that was done, one by one.
     pub(crate) rewrites: Rewrites,
     /// Applications of each identity, by its place in the rule table.
@@ -111,7 +115,18 @@ impl Stats {
 
     /// Whether the rewrite called `what` may be done; then it counts.
     pub(crate) fn may(&mut self, what: &'static str) -> bool {
-        self.rewrites.may(what)
+        let allowed = self.rewrites.may(what);
+        if let (true, Some(reasons)) = (allowed, &mut self.reasons) {
+            reasons.did(self.rewrites.now(what));
+        }
+        allowed
+    }
+
+    /// Notes why `value` is left.
+    pub(crate) fn because(&mut self, value: Value, reason: impl FnOnce() -> Reason) {
+        if let Some(reasons) = &mut self.reasons {
+            reasons.note(self.rewrites.pass(), value, reason());
+        }
     }
 
     /// How often the identity called `name` was applied.

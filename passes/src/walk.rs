@@ -16,9 +16,11 @@ use crate::Stats;
 use crate::apart::{self, Apart, Window};
 use crate::frames::Frames;
 use crate::graph::{self, Graph};
+use crate::loss::Losses;
 use crate::memory::{Base, Domain, Known, Memory, Place};
 use crate::regions::Regions;
 use crate::scope::{self, Scope};
+use crate::why::{self, Reason};
 use redmagic_ir::{
     Address, CallEffect, Class, Effect, Exit, ExitData, ExitValue, Inst, Map, Opcode, Segment, Slot, Target,
     Terminator, Trace, Type, Value,
@@ -40,6 +42,10 @@ pub(crate) struct Walk<'t> {
     /// Whether loads see earlier loads and stores.
     forward: bool,
     memory: Memory,
+    /// What memory does not know any more, if reasons are noted.
+    losses: Option<Losses>,
+    /// Stores of the segment that nobody has seen yet, if reasons are noted.
+    unseen: Vec<Value>,
     /// What is known of memory at the end of segments whose successors need it.
     saved: Map<Segment, Option<Memory>>,
     /// How many places use each exit.
@@ -79,6 +85,8 @@ pub(crate) fn run(trace: &mut Trace, stats: &mut Stats, forward: bool) {
         apart: Apart::new(trace),
         forward,
         memory: Memory::default(),
+        losses: stats.reasons.is_some().then(Losses::default),
+        unseen: Vec::new(),
         saved: Map::filled(trace.segments.len(), None),
         exit_uses: count_exit_uses(trace),
         entry_slots: Map::filled(trace.insts.len(), false),
@@ -181,6 +189,10 @@ impl Walk<'_> {
             Some(pred) => self.saved[pred].take().unwrap_or_default(),
             None => Memory::default(),
         };
+        self.unseen.clear();
+        if let Some(losses) = &mut self.losses {
+            losses.enter(&mut self.memory);
+        }
         self.enter_case(segment);
         let insts = std::mem::take(&mut self.scope.trace.segments[segment].insts);
         let mut failing = None;
@@ -263,7 +275,9 @@ impl Walk<'_> {
         let op = &mut self.scope.trace.natives[native];
         op.inputs = inputs;
         if op.memory {
+            self.show(|| Reason::SeenByCall);
             self.memory.clear();
+            self.lose(None);
         }
     }
 
@@ -292,6 +306,11 @@ impl Walk<'_> {
             return Some(exit);
         }
         self.scope.trace.insts[value] = Inst::guard(expected, test, exit);
+        self.show(|| Reason::SeenBy(exit));
+        if self.losses.is_some() {
+            let leaves = why::leaves(self.scope.trace, test, |value| self.scope.resolve(value));
+            self.scope.stats.because(value, || Reason::DependsOn(leaves));
+        }
         self.update_exit(exit);
         self.scope.out.push(value);
         self.scope.assume(test, expected);
@@ -330,6 +349,10 @@ impl Walk<'_> {
                 return;
             }
             self.memory.loaded(&place, inst.ty, value);
+            if let Some(losses) = &mut self.losses {
+                self.scope.stats.because(value, || losses.reason(&place, inst.ty));
+                losses.learned(&place, inst.ty);
+            }
             if place.domain == Domain::Frame {
                 inst.class = Class::Frame;
             }
@@ -377,12 +400,30 @@ impl Walk<'_> {
                 return;
             }
             self.note_store(&place, &inst);
+            self.lose(Some((value, &place, inst.ty)));
             if place.domain == Domain::Frame {
                 inst.class = Class::Frame;
             }
         }
         self.scope.trace.insts[value] = inst;
         self.scope.out.push(value);
+    }
+
+    /// Stores until here are seen by something.
+    fn show(&mut self, reason: impl Fn() -> Reason) {
+        for store in std::mem::take(&mut self.unseen) {
+            self.scope.stats.because(store, &reason);
+        }
+    }
+
+    /// Finds out what memory does not know any more behind a store, or behind a call if there is none.
+    fn lose(&mut self, store: Option<(Value, &Place, Type)>) {
+        let Some(losses) = &mut self.losses else { return };
+        losses.check(&mut self.memory, store.map(|(value, place, _)| (value, place)));
+        if let Some((value, place, ty)) = store {
+            losses.learned(place, ty);
+            self.unseen.push(value);
+        }
     }
 
     fn note_store(&mut self, place: &Place, inst: &Inst) {
@@ -417,6 +458,11 @@ impl Walk<'_> {
         if let Some(exit) = terminator.exit() {
             self.update_exit(exit);
         }
+        self.show(|| match &terminator {
+            Terminator::Leave(exit) => Reason::SeenBy(*exit),
+            Terminator::Call(_) => Reason::SeenByCall,
+            Terminator::Jump(_) | Terminator::Switch { .. } => Reason::SeenNext,
+        });
         if let Terminator::Call(call) = &terminator {
             match call.effect {
                 CallEffect::Any => self.memory.clear(),
@@ -426,6 +472,9 @@ impl Walk<'_> {
                     self.memory.forget(Domain::Unclear);
                 }
             }
+        }
+        if let Terminator::Call(_) = &terminator {
+            self.lose(None);
         }
         if let Some(target) = self.decided(&terminator)
             && self.scope.stats.may("switch decided")

@@ -15,6 +15,7 @@ use super::{Body, STRIP};
 use crate::Stats;
 use crate::scope::{self, MixMap, Scope};
 use crate::walk::map_exit;
+use crate::why::{self, Reason};
 use redmagic_ir::{
     Address, DelayedStore, Effect, Entity, ExitData, ExitValue, Inst, Opcode, Recorded, Slot, Terminator, Trace, Type,
     Value,
@@ -73,7 +74,10 @@ pub(crate) fn plan(trace: &mut Trace, stats: &mut Stats, body: &Body) -> Option<
         let mut copier = Copier::new(trace, stats, body, accesses);
         match copier.rounds() {
             Ok(copy) => return copier.finish(copy),
-            Err(Setback::Root(root)) => varying.push(root),
+            Err(Setback::Root(root)) => {
+                copier.scope.stats.because(root, || Reason::Varies { root });
+                varying.push(root);
+            }
             Err(Setback::Carried) => break,
             Err(Setback::Hopeless(reason)) => {
                 stats.loop_refusals.push(reason);
@@ -230,6 +234,9 @@ impl<'t, 'b> Copier<'t, 'b> {
             // The check stands in H, where what goes to P does not exist yet.
             let in_reach = |extent: &Extent| ![extent.base, extent.bound].iter().any(|v| self.scope.out.contains(v));
             let extent = bounds::extent(&self.scope, &address, size, limits).filter(in_reach);
+            if extent.is_none() {
+                self.scope.stats.because(value, || Reason::Unbounded { root: address.root });
+            }
             self.varying.push(Varying { extent, store });
             return;
         };
@@ -381,6 +388,7 @@ impl<'t, 'b> Copier<'t, 'b> {
         map_exit(self.scope.trace, &mut data, |value| self.map(copy, value));
         data.stores = self.pending(copy, &data);
         let guard = self.scope.add(Inst::guard(expected, test, exit));
+        self.explain_guard(copy, guard, test);
         copy.insts.push(guard);
         copy.exits.push((guard, data));
         self.scope.assume(test, expected);
@@ -414,12 +422,35 @@ impl<'t, 'b> Copier<'t, 'b> {
             inst.args[2] = self.map(copy, inst.args[2]);
         }
         let new = self.scope.add(inst);
+        self.explain_access(new, &inst, fixed.is_some());
         let recorded = self.scope.trace.recorded(value);
         self.scope.trace.set_recorded(new, recorded);
         mark(&mut copy.changing, new);
         copy.insts.push(new);
         copy.env.insert(value, new);
         Ok(())
+    }
+
+    /// Notes why a guard is in H2.
+    fn explain_guard(&mut self, copy: &Copy, guard: Value, test: Value) {
+        if self.scope.stats.reasons.is_some() {
+            let leaves = why::leaves(self.scope.trace, test, |value| self.scope.resolve(value));
+            let changes = |value: &Value| copy.changing.get(value.index()) == Some(&true);
+            let invariant = !leaves.iter().any(changes);
+            let reason = || if invariant { Reason::Invariant } else { Reason::DependsOn(leaves) };
+            self.scope.stats.because(guard, reason);
+        }
+    }
+
+    /// Notes why an access is in H2; whether it is at a known place.
+    fn explain_access(&mut self, new: Value, inst: &Inst, placed: bool) {
+        let varying = |address: Address| if address.index.is_some() { address.index } else { address.root };
+        let root = inst.address().map_or(Value::NONE, varying);
+        self.scope.stats.because(new, || match (placed, inst.op) {
+            (false, _) => Reason::Varies { root },
+            (true, Opcode::Store) if !self.sinks => Reason::CannotWait,
+            (true, _) => Reason::Parts,
+        });
     }
 
     /// Does an access to a clean atom without memory; whether that was possible.

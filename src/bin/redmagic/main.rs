@@ -9,6 +9,7 @@
 //! ```
 
 mod bisect;
+mod explain;
 
 use clap::{Parser, Subcommand};
 use iced_x86::{Decoder, DecoderOptions, Instruction};
@@ -62,6 +63,14 @@ enum Command {
     },
     /// Finds the trace, and the rewrite in it, with which a program does not do what it does without the library.
     Bisect(bisect::Arguments),
+    /// Says what each pass removes from a trace, and why each load, store and guard that is left could not be removed.
+    Explain {
+        /// A file that `REDMAGIC_DUMP` has left, or one with traces; `-` is the standard input.
+        file: String,
+        /// The passes to run, separated by commas, instead of the default ones.
+        #[arg(long, value_name = "LIST")]
+        passes: Option<String>,
+    },
     /// Counts the instructions of an ELF file that traces can contain: lifted, executed verbatim, refused.
     Coverage {
         /// An executable or a shared library.
@@ -140,10 +149,7 @@ fn run(command: Command) -> Result<String, Failure> {
         Command::Verify { file } => valid(&read(&file)?).map(|_| String::new()),
         Command::Eval { file, set } => eval(&read(&file)?, &set),
         Command::Opt { file, passes, stats } => {
-            let pipeline = match passes {
-                Some(list) => Pipeline::parse(&list).map_err(Failure::Pass)?,
-                None => Pipeline::default(),
-            };
+            let pipeline = pipeline(passes.as_deref())?;
             let mut output = String::new();
             for mut trace in valid(&read(&file)?)? {
                 let done = optimise(&mut trace, &pipeline);
@@ -155,9 +161,19 @@ fn run(command: Command) -> Result<String, Failure> {
             Ok(output)
         }
         Command::Bisect(arguments) => bisect::run(arguments).map_err(Failure::Bisect),
+        Command::Explain { file, passes } => {
+            let pipeline = pipeline(passes.as_deref())?;
+            let mut traces = valid(explain::lifted(&read(&file)?))?;
+            Ok(traces.iter_mut().map(|trace| explain::explain(trace, &pipeline)).collect())
+        }
         Command::Coverage { file, list } => coverage(&file, list),
         Command::Lift { hex, start, is_loop } => lift(&hex, start, is_loop),
     }
+}
+
+/// The passes of a list, or the default ones.
+fn pipeline(list: Option<&str>) -> Result<Pipeline, Failure> {
+    list.map_or(Ok(Pipeline::default()), |list| Pipeline::parse(list).map_err(Failure::Pass))
 }
 
 /// A line for each treatment, and for each of the `list` most frequent codes that are not lifted.
