@@ -72,6 +72,10 @@ void redmagic_assume_immutable(const void *start, size_t length);
  * it. Call it before the memory is changed or freed. */
 void redmagic_forget(const void *start, size_t length);
 
+/* The module with the code at `inside` is about to be unloaded: drops the traces of its code. Modules that include this
+ * header call it by themselves. */
+void redmagic_unload(const void *inside);
+
 /* Sets an option by the name of its environment variable without the prefix, in lower case ("hot_loop", "passes", …).
  * Returns 0, or -1 if there is no such option or the value is not understood. */
 int redmagic_configure(const char *key, const char *value);
@@ -111,6 +115,13 @@ extern int redmagic_active;
 extern int redmagic_counters[1 << REDMAGIC_COUNTERS_LOG2];
 /* Not a C function: keeps every register but rax, rcx and the flags and vector registers; argument in rax. */
 void redmagic_anchor_stub(void);
+
+/* Runs when the module that it is in is unloaded: what comes to the same place has other code. One per module. */
+#if defined(__GNUC__)
+__attribute__((__destructor__, __visibility__("hidden"), __weak__, __unused__)) void redmagic_unloading_(void) {
+    redmagic_unload((const void *)&redmagic_unloading_);
+}
+#endif
 
 #ifdef __cplusplus
 } /* extern "C" */

@@ -60,6 +60,7 @@ pub fn declare_functions(functions: &mut Functions) {
         redmagic_disable_branch as *const () as u64,
         redmagic_assume_immutable as *const () as u64,
         redmagic_forget as *const () as u64,
+        redmagic_unload as *const () as u64,
         redmagic_configure as *const () as u64,
         redmagic_get_stats as *const () as u64,
     ] {
@@ -179,6 +180,12 @@ pub extern "C" fn redmagic_forget(start: *const c_void, length: usize) {
     if !start.is_null() && length > 0 {
         with_runtime((), |runtime| runtime.forget(start as u64, end));
     }
+}
+
+/// The module with the code at `inside` is about to be unloaded: drops what is known of its code.
+#[unsafe(no_mangle)]
+pub extern "C" fn redmagic_unload(inside: *const c_void) {
+    with_runtime((), |runtime| runtime.unload(inside as u64));
 }
 
 /// Sets an option. Returns 0, or -1 if there is no such option or the value is not understood.

@@ -419,13 +419,15 @@ fn unit(recorder: &Recorder, trace: &Trace, lowered: Lowered, wide: bool, vector
             failures: 0,
         })
         .collect();
+    let pcs = || recorder.log.iter().map(|entry| entry.slot.pc);
+    let code = pcs().min().zip(pcs().max()).map(|(first, last)| (first, last + 1));
     let declared = trace.regions.iter().filter(|region| region.kind == RegionKind::Declared);
     Unit {
         function: lowered.function,
         origin: recorder.origin,
         records: lowered.records,
         exits,
-        dependencies: declared.map(|region| (region.start, region.end)).collect(),
+        dependencies: declared.map(|region| (region.start, region.end)).chain(code).collect(),
         wide,
         dropped: false,
     }

@@ -134,6 +134,11 @@ impl Functions {
         self.treatments.insert(function, treatment);
     }
 
+    /// Forgets what was said about functions that are no more.
+    pub fn forget(&mut self, is_gone: impl Fn(u64) -> bool) {
+        self.treatments.retain(|function, _| !is_gone(*function));
+    }
+
     /// How a function is treated.
     pub fn treatment(&mut self, function: u64) -> Treatment {
         self.look_up();

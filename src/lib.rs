@@ -12,6 +12,7 @@
 //! - `recorder`: executes and logs the guest's instructions. `compile`: from a log to a `unit` of code. `check`:
 //!   replays a recording on its trace. `fork_check`: compares one compiled iteration with native execution.
 //! - `context`, `records`, `regions`, `exits`, `thread`: what machine code and Rust share. `pieces`, `emit`: code made at run time.
+//! - `forks`: what happens around a fork.
 //! - `modules`, `functions`, `loops`, `options`, `stats`, `log`, `dump`, `memory`: leaves.
 //!
 //! The crates below: `redmagic-ir` (data structures, text, verifier, evaluator), `redmagic-lift`, `redmagic-passes`,
@@ -30,6 +31,7 @@ mod emit;
 mod entry;
 mod exits;
 mod fork_check;
+mod forks;
 mod functions;
 mod heat;
 mod interpret;

@@ -6,7 +6,9 @@
 //! - Looking one up takes no lock: an anchor does it on every pass.
 
 use crate::memory::read_bytes;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Release};
+use std::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
 use std::sync::{Mutex, PoisonError};
 
 /// One loop.
@@ -27,6 +29,8 @@ pub struct Loop {
     pub failures: AtomicU32,
     /// Never record it.
     pub disabled: AtomicBool,
+    /// Its code was unloaded: what is at its site now is another loop.
+    pub gone: AtomicBool,
 }
 
 /// What lies between an anchor call's return and the start of traces.
@@ -86,7 +90,7 @@ impl Loops {
         let mut at = self.bucket(id, site).load(Acquire).cast_const();
         // SAFETY: chain links are published once, complete, and never freed.
         while let Some(link) = unsafe { at.as_ref() } {
-            if link.entry.id == id && link.entry.site == site {
+            if link.entry.id == id && link.entry.site == site && !link.entry.gone.load(Relaxed) {
                 return Some(link.entry);
             }
             at = link.next;
@@ -109,6 +113,7 @@ impl Loops {
             heat: AtomicI32::new(i32::try_from(heat).unwrap_or(i32::MAX)),
             failures: AtomicU32::new(0),
             disabled: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
         }));
         all.push(entry);
         let bucket = self.bucket(id, site);
@@ -139,6 +144,8 @@ mod tests {
         assert!(std::ptr::eq(first, loops.find_or_add(1, 100, 9)));
         let second = loops.find_or_add(1, 200, 5);
         assert_eq!((first.number, second.number), (0, 1));
+        first.gone.store(true, Relaxed);
+        assert!(loops.find(1, 100).is_none());
         assert!(loops.find(2, 100).is_none());
         assert!(std::ptr::eq(loops.get(1).expect("the second"), second));
         assert_eq!(loops.all().len(), 2);

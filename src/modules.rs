@@ -1,7 +1,7 @@
 //! The modules (program and shared libraries) of this process: where their code and their read-only data are.
 //!
-//! A snapshot of `dl_iterate_phdr`, taken when an address is met that no known module contains. Modules that are loaded later
-//! are found then; that one was unloaded is noticed when the snapshot is taken again, for its code is no longer executed.
+//! A snapshot of `dl_iterate_phdr`, taken when an address is met that no known module contains, and when a recording begins after
+//! modules have come or gone: another one may be where one was.
 //!
 //! Worked example: `of_code(0x401136)` in a program linked at 0x400000 is the module with `text = 0x401000..0x4a2000`, and
 //! `read_only` holds its ELF headers, `.rodata` and the part of `.data.rel.ro` that the loader has protected.
@@ -55,11 +55,14 @@ impl Modules {
 
     /// Takes the snapshot again if modules came or went. Returns whether it did.
     pub fn refresh(&mut self) -> bool {
-        let mut snapshot = Modules::default();
-        // SAFETY: the callback gets the pointer that is passed here, and valid program headers.
-        unsafe { libc::dl_iterate_phdr(Some(add_module), (&raw mut snapshot).cast()) };
-        let changed = snapshot.generation != self.generation || snapshot.modules.len() != self.modules.len();
+        let mut generation = self.generation;
+        // SAFETY: the callback gets the pointer that is passed here.
+        unsafe { libc::dl_iterate_phdr(Some(look_at_generation), (&raw mut generation).cast()) };
+        let changed = generation != self.generation;
         if changed {
+            let mut snapshot = Modules::default();
+            // SAFETY: the callback gets the pointer that is passed here, and valid program headers.
+            unsafe { libc::dl_iterate_phdr(Some(add_module), (&raw mut snapshot).cast()) };
             *self = snapshot;
         }
         changed
@@ -93,6 +96,15 @@ impl Modules {
     pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = usize> + 'a {
         let matches = move |module: &&Module| !module.path.is_empty() && module.path.ends_with(name);
         (0..self.modules.len()).filter(move |at| self.modules.get(*at).as_ref().is_some_and(matches))
+    }
+
+    /// Forgets the module with code at `pc`, which is about to be unloaded. Returns where its code is.
+    pub fn remove(&mut self, pc: u64) -> Option<Vec<Range<u64>>> {
+        let at = self.find(pc)?;
+        self.pages.get_mut().clear();
+        // The next snapshot differs from this one, whatever comes in its place.
+        self.generation = u64::MAX;
+        Some(self.modules.remove(at).text)
     }
 
     /// Up to 16 bytes of code at `pc`, zeros behind the end of the module; `None` if `pc` is in no module's code.
@@ -153,14 +165,33 @@ impl Modules {
     }
 }
 
-/// The callback of `dl_iterate_phdr`.
+/// The loader's count of modules that came and went.
+fn generation_of(info: &libc::dl_phdr_info) -> u64 {
+    info.dlpi_adds.wrapping_add(info.dlpi_subs << 32)
+}
+
+/// A callback of `dl_iterate_phdr` that looks at the first module only.
+///
+/// # Safety
+/// `info` is a module of the loader, `generation` a number.
+unsafe extern "C" fn look_at_generation(
+    info: *mut libc::dl_phdr_info,
+    _size: usize,
+    generation: *mut libc::c_void,
+) -> i32 {
+    // SAFETY: the loader passes a valid description, and our own pointer back.
+    unsafe { *generation.cast::<u64>() = generation_of(&*info) };
+    1
+}
+
+/// The callback of `dl_iterate_phdr` that takes the snapshot.
 ///
 /// # Safety
 /// `info` is a module of the loader, `modules` a [`Modules`].
 unsafe extern "C" fn add_module(info: *mut libc::dl_phdr_info, _size: usize, modules: *mut libc::c_void) -> i32 {
     // SAFETY: the loader passes a valid description, and our own pointer back.
     let (info, modules) = unsafe { (&*info, &mut *modules.cast::<Modules>()) };
-    modules.generation = info.dlpi_adds.wrapping_add(info.dlpi_subs << 32);
+    modules.generation = generation_of(info);
     // SAFETY: the loader's array and string.
     let (headers, path) = unsafe {
         let path = if info.dlpi_name.is_null() { c"" } else { CStr::from_ptr(info.dlpi_name) };
@@ -203,5 +234,8 @@ mod tests {
         assert!(modules.code(pc).is_some());
         assert_eq!(modules.code(address), None);
         assert_eq!(modules.of_code(8), None);
+        assert!(modules.remove(pc).is_some_and(|text| text.iter().any(|range| range.contains(&pc))));
+        assert_eq!(modules.find(pc), None);
+        assert!(modules.of_code(pc).is_some());
     }
 }

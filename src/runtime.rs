@@ -13,6 +13,7 @@
 
 use crate::compile::{Compiled, Failure};
 use crate::exits::ExitRecord;
+use crate::forks;
 use crate::functions::{Functions, Treatment};
 use crate::log;
 use crate::loops::{Loop, Loops};
@@ -26,11 +27,9 @@ use crate::recorder::slots::{self, Kind, SlotInfo};
 use crate::records;
 use crate::stats::{self, COUNTERS};
 use crate::stubs;
-use crate::thread;
 use crate::unit::Unit;
 use redmagic_backend::Backend;
 use redmagic_ir::CallEffect;
-use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::{Deref, DerefMut};
 use std::ptr;
@@ -227,7 +226,7 @@ impl Runtime {
     fn go(&'static self) {
         self.reset_counters();
         // SAFETY: the handlers live as long as the process.
-        unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_parent), Some(after_fork_child)) };
+        unsafe { libc::pthread_atfork(Some(forks::before), Some(forks::after_in_parent), Some(forks::after_in_child)) };
         self.set_active(true);
     }
 
@@ -277,8 +276,9 @@ impl Runtime {
         self.active
     }
 
+    /// Says whether the macros watch.
     #[expect(unsafe_code, reason = "a word that the macros of all modules share")]
-    fn set_active(&self, active: bool) {
+    pub fn set_active(&self, active: bool) {
         // SAFETY: the address of a static of this process that is only accessed atomically.
         unsafe { &*(self.active as *const AtomicI32) }.store(i32::from(active), Relaxed);
     }
@@ -335,7 +335,8 @@ impl Runtime {
 
     /// Limits of a recording that begins at `start`.
     pub fn limits(&'static self, start: u64) -> Limits {
-        let shared = self.lock();
+        let mut shared = self.lock();
+        shared.modules.refresh();
         Limits {
             instructions: shared.options.max_recording as usize,
             depth: shared.options.max_depth as usize,
@@ -465,6 +466,23 @@ impl Runtime {
             let counter = self.counter(bucket);
             counter.store(counter.load(Relaxed).saturating_add(SHORT).min(self.first_count()), Relaxed);
         }
+    }
+
+    /// The module with code at `inside` goes: forgets what is known of its code, before another one takes its place.
+    pub fn unload(&'static self, inside: u64) {
+        let mut shared = self.lock();
+        let Some(text) = shared.modules.remove(inside) else { return };
+        let touches = |range: &(u64, u64)| text.iter().any(|text| range.0 < text.end && text.start < range.1);
+        self.drop_units(&mut shared, |unit| unit.dependencies.iter().any(touches));
+        let is_inside = |pc: u64| text.iter().any(|text| text.contains(&pc));
+        for entry in self.loops.all().into_iter().filter(|entry| is_inside(entry.site)) {
+            entry.gone.store(true, Relaxed);
+        }
+        // Others may know some of these as their successors.
+        shared.slots.clear();
+        shared.functions.forget(is_inside);
+        shared.odd_regions.retain(|pc| !is_inside(*pc));
+        shared.epoch += 1;
     }
 
     /// Makes the next pass of loop `id` a hot one.
@@ -622,34 +640,5 @@ impl Shared {
         if self.options.log_level >= level {
             log::line(self.options.log_path.as_deref(), text);
         }
-    }
-}
-
-thread_local! {
-    /// The locks, from before a fork until after it.
-    static FORKING: RefCell<Option<(records::Held, Locked)>> = const { RefCell::new(None) };
-}
-
-extern "C" fn before_fork() {
-    if let Some(runtime) = get() {
-        let locked = runtime.lock();
-        let locks = (records::hold(), locked);
-        let _ = FORKING.try_with(|forking| forking.replace(Some(locks)));
-    }
-}
-
-extern "C" fn after_fork_parent() {
-    let _ = FORKING.try_with(|forking| forking.take());
-}
-
-extern "C" fn after_fork_child() {
-    let locks = FORKING.try_with(|forking| forking.take()).ok().flatten();
-    let (Some((mut held, mut locked)), Some(runtime)) = (locks, get()) else { return };
-    held.keep_only(thread::current_context() as u64);
-    // Dropping units looks at the records, too.
-    drop(held);
-    if !locked.arena.after_fork() {
-        runtime.set_active(false);
-        runtime.drop_units(&mut locked, |_| true);
     }
 }

@@ -20,7 +20,7 @@ pub struct Unit {
     pub records: Box<[ExitRecord]>,
     /// What is known of the exits.
     pub exits: Vec<ExitInfo>,
-    /// Ranges that the host has declared immutable and that the trace relies on.
+    /// Ranges that the trace relies on: what the host has declared immutable, and the code that was recorded.
     pub dependencies: Vec<(u64, u64)>,
     /// Residual calls save all vector state.
     pub wide: bool,

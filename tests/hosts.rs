@@ -80,6 +80,19 @@ fn identity() {
 }
 
 #[test]
+fn what_a_loop_is() {
+    check(&["loops.c"], "-O2", Static);
+    check(&["loops.c"], "-O0", Shared);
+}
+
+#[test]
+fn modules_come_and_go() {
+    let build = Build::new("tests/hosts", &["modules.c"], "-O2", Shared);
+    let build = build.plugin("PLUGIN_0", "plugin.c", "-DVARIANT=0").plugin("PLUGIN_1", "plugin.c", "-DVARIANT=1");
+    check_build(&build.plugin("PLUGIN_2", "plugin.c", "-DVARIANT=2"));
+}
+
+#[test]
 fn threads() {
     check(&["threads.c", "switch.c"], "-O2", Static);
     check(&["threads.c", "switch.c"], "-O0", Shared);

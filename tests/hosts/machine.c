@@ -384,6 +384,44 @@ static NOINLINE unsigned long direction(void) {
     return hash;
 }
 
+/* Flags that a callee leaves, and a callee that goes elsewhere by changing its return address. */
+long flags_over_return(long x, long y);
+__asm__(".text\n"
+        ".type redmagic_test_compare, @function\n"
+        "redmagic_test_compare:\n"
+        "    cmp %rsi, %rdi\n"
+        "    ret\n"
+        ".size redmagic_test_compare, . - redmagic_test_compare\n"
+        ".type redmagic_test_skip, @function\n"
+        "redmagic_test_skip:\n"
+        "    test $1, %dil\n"
+        "    jz 1f\n"
+        "    addq $5, (%rsp)\n" /* the length of the jump behind the call */
+        "1:  ret\n"
+        ".size redmagic_test_skip, . - redmagic_test_skip\n"
+        ".type flags_over_return, @function\n"
+        "flags_over_return:\n"
+        "    xor %eax, %eax\n"
+        "    call redmagic_test_compare\n"
+        "    jl 1f\n"
+        "    seta %al\n"
+        "    adc $2, %eax\n"
+        "    jmp 2f\n"
+        "1:  setp %al\n"
+        "    sbb $-7, %eax\n"
+        "2:  call redmagic_test_skip\n"
+        "    .byte 0xe9\n" /* jmp rel32 */
+        "    .long 3f - . - 4\n"
+        "    add $100, %eax\n"
+        "3:  ret\n"
+        ".size flags_over_return, . - flags_over_return\n");
+
+static NOINLINE long returns(void) {
+    long sum = 0;
+    LOOP(N) sum = sum * 3 + flags_over_return(i * 7 % 11 - 4, i * 5 % 9 - 3);
+    return sum;
+}
+
 /* Odds and ends: high byte registers, prefixes, strings, wide arithmetic. */
 static NOINLINE unsigned long odds(void) {
     unsigned char from[64], to[64] = {0};
@@ -469,6 +507,7 @@ int main(void) {
     if (__builtin_cpu_supports("avx512bw")) printf("zmm %lx\n", zmm());
     printf("alignment %ld\n", alignment());
     printf("direction %lx\n", direction());
+    printf("returns %ld\n", returns());
     printf("odds %lx\n", odds());
     printf("changing_program %ld\n", changing_program());
     return 0;

@@ -30,6 +30,8 @@ pub struct Build {
     sources: Vec<PathBuf>,
     /// Compiled to a shared library of their own.
     outside: Vec<PathBuf>,
+    /// Compiled to shared libraries that the host loads by itself, by what they are called in its source.
+    plugins: Vec<(String, PathBuf, String)>,
     flags: Vec<String>,
     link: Link,
 }
@@ -47,13 +49,20 @@ impl Build {
         let words: String = flags.chars().filter(|c| !c.is_whitespace()).collect();
         let name = format!("{stem}{words}-{link:?}").to_lowercase();
         let flags = flags.split_whitespace().map(str::to_owned).collect();
-        Build { name, sources, outside: Vec::new(), flags, link }
+        Build { name, sources, outside: Vec::new(), plugins: Vec::new(), flags, link }
     }
 
     /// The same with `source` in a shared library of its own.
     pub fn outside(mut self, source: &str) -> Build {
         self.outside.push(package().join("tests/hosts").join(source));
         self.name.push_str("-outside");
+        self
+    }
+
+    /// The same with `source`, compiled with `flag`, in a shared library whose path the macro `name` holds.
+    pub fn plugin(mut self, name: &str, source: &str, flag: &str) -> Build {
+        let source = package().join("tests/hosts").join(source);
+        self.plugins.push((name.to_owned(), source, flag.to_owned()));
         self
     }
 
@@ -76,9 +85,16 @@ impl Build {
                 library
             })
             .collect();
-        let mut command = self.compiler();
-        command.arg("-o").arg(&program).args(&self.sources).args(&libraries);
         let artifacts = artifacts();
+        let mut command = self.compiler();
+        for (name, source, flag) in &self.plugins {
+            let plugin = scratch(&format!("lib{}-{name}.so", self.name));
+            let mut compiler = self.compiler();
+            compiler.args(["-shared", "-fPIC", flag, "-o"]).arg(&plugin).arg(source);
+            succeed(compiler.arg(artifacts.join("libredmagic.so")));
+            command.arg(format!("-D{name}=\"{}\"", plugin.display()));
+        }
+        command.arg("-o").arg(&program).args(&self.sources).args(&libraries);
         match self.link {
             Link::Static => command.arg(artifacts.join("libredmagic.a")),
             Link::Shared => {

@@ -53,6 +53,8 @@ void redmagic_forget(const void *start, size_t length) {
     (void)length;
 }
 
+void redmagic_unload(const void *inside) { (void)inside; }
+
 int redmagic_configure(const char *key, const char *value) {
     (void)key;
     (void)value;
