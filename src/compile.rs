@@ -12,7 +12,7 @@ use crate::check;
 use crate::context::{Context, backend_layout};
 use crate::dump::Report;
 use crate::exits::{EXIT_STRIDE, ExitRecord, NO_UNIT};
-use crate::fork_check::{Recorded, Trial, bounded};
+use crate::fork_check::{Recorded, Trial, bounded, let_guards_fail};
 use crate::interpret;
 use crate::options::{Check, Engine, Options};
 use crate::pieces::{self, VectorState};
@@ -319,16 +319,18 @@ fn replay(trace: &Trace, recorder: &Recorder, context: &Context, stage: &'static
 /// A few iterations of a trace that was recorded by `recorder`, to be tried out, if options ask for that and
 /// it is possible.
 fn trial(shared: &mut Shared, trace: &Trace, recorder: &Recorder) -> Result<Option<Trial>, Failure> {
-    if shared.options.check != Check::Fork || shared.options.backend != Engine::Native {
+    let check = shared.options.check;
+    if !matches!(check, Check::Fork | Check::Sweep) || shared.options.backend != Engine::Native {
         return Ok(None);
     }
-    let Some(bounded) = bounded(trace) else {
+    let Some(mut bounded) = bounded(trace) else {
         shared.note(2, "check skipped: a loop without another end", &trace.name);
         return Ok(None);
     };
+    let guards = if check == Check::Sweep { let_guards_fail(&mut bounded.trace) } else { 0 };
     verify(&bounded.trace)?;
     let lowered = lower(shared, &bounded.trace, NO_UNIT)?;
-    Ok(Some(Trial::new(bounded, Recorded::new(recorder), lowered)))
+    Ok(Some(Trial::new(bounded, Recorded::new(recorder), lowered, guards)))
 }
 
 /// A trace in executable memory.

@@ -17,6 +17,8 @@ pub enum Check {
     Replay,
     /// As before; also a forked child runs one compiled iteration, which is compared with native execution.
     Fork,
+    /// As before; also a child for each guard leaves the trace there.
+    Sweep,
 }
 
 /// What executes traces.
@@ -214,7 +216,8 @@ impl Options {
                     "0" | "" => Check::Off,
                     "1" => Check::Replay,
                     "2" => Check::Fork,
-                    _ => return Err(wrong("0, 1 or 2")),
+                    "3" => Check::Sweep,
+                    _ => return Err(wrong("0, 1, 2 or 3")),
                 }
             }
             "backend" => {

@@ -8,6 +8,8 @@
 mod examples;
 #[path = "hosts/support.rs"]
 mod support;
+#[path = "hosts/sweeps.rs"]
+mod sweeps;
 
 use support::Link::{Shared, Static};
 use support::{Build, Link, bug, compare, difference, run_with, seed, thresholds};

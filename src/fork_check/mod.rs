@@ -15,6 +15,8 @@
 //! - Words of memory that the child has changed are found by comparing pages; what it should have written is in the
 //!   recording.
 //!
+//! With `REDMAGIC_CHECK=3` more children leave the trace at each of its guards (see the module `sweep`).
+//!
 //! A trace that passes is installed, one that does not is refused, and the guest goes on where it is. What cannot be
 //! tried (several threads, shared memory) is used untried, which the statistics count.
 //!
@@ -31,6 +33,7 @@ mod bounded;
 mod child;
 mod native;
 mod pages;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
@@ -56,8 +59,10 @@ use redmagic_ir::{AF, CF, Entity, Exit, ExitValue, FLAGS_MASK, OF, Opcode, Slot,
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::sync::atomic::Ordering::Relaxed;
+use sweep::Sweep;
 
 pub use bounded::{Bounded, bounded};
+pub use sweep::let_guards_fail;
 
 /// A few iterations of a trace, compiled.
 pub struct Trial {
@@ -73,6 +78,8 @@ pub struct Trial {
     exits: Vec<ExitCode>,
     /// The exits that are states of residual calls.
     calls: BTreeSet<Exit>,
+    /// How many of its guards can be made to fail.
+    guards: usize,
 }
 
 /// What the recording of a trace was like.
@@ -105,6 +112,8 @@ pub enum Verdict {
 pub struct Conclusion {
     /// What was found.
     pub verdict: Result<Verdict, Difference>,
+    /// Exits whose guards were made to fail, with the state of native execution.
+    pub swept: u64,
     /// The residual call that the guest has to make first.
     pub call: Option<PendingCall>,
     /// How the child has left the trace.
@@ -127,12 +136,12 @@ struct Expected<'a> {
 }
 
 impl Trial {
-    /// A trial of a trace.
-    pub fn new(bounded: Bounded, recorded: Recorded, lowered: Lowered) -> Trial {
+    /// A trial of a trace, `guards` of whose guards can be made to fail.
+    pub fn new(bounded: Bounded, recorded: Recorded, lowered: Lowered, guards: usize) -> Trial {
         let Lowered { function, code, records, exits, .. } = lowered;
         let Bounded { trace, own_exits, before } = bounded;
         let calls = call_states(&trace);
-        Trial { trace, own_exits, before, recorded, function, code, records, exits, calls }
+        Trial { trace, own_exits, before, recorded, function, code, records, exits, calls, guards }
     }
 
     /// Where it begins.
@@ -142,9 +151,10 @@ impl Trial {
 
     /// Tries it out from the state in the thread's context, where the trace would be entered. Signals are blocked.
     pub fn run(&self, thread: &mut Thread, origin: Origin, runtime: &'static Runtime) -> Conclusion {
-        let untouched = |verdict| Conclusion { verdict, call: None, exit: None, recorder: None };
-        let mut iteration = match child::run(self.function, thread) {
-            Ok(iteration) => iteration,
+        let untouched = |verdict| Conclusion { verdict, swept: 0, call: None, exit: None, recorder: None };
+        let children = Sweep::new(self, thread).and_then(|sweep| Ok((sweep, child::run(self.function, thread)?)));
+        let (sweep, mut iteration) = match children {
+            Ok(children) => children,
             Err(Trouble::Skipped(reason)) => return untouched(Ok(Verdict::Skipped(reason))),
             Err(Trouble::Died(signal)) => return untouched(Err(Difference::Died { signal })),
             Err(Trouble::Endless) => return untouched(Err(Difference::Endless)),
@@ -155,8 +165,12 @@ impl Trial {
         complete_context(&mut iteration.context, expected.code);
         let most = MAX_ITERATIONS * self.recorded.length + 1;
         let mut native = Native::new(&thread.context, origin, runtime, most);
+        let first = self.before[expected.number.index()].start() * self.recorded.length + expected.step;
+        let swept = sweep.step(&mut native, first, &mut thread.context, runtime);
         let (verdict, call) = self.step(&expected, &iteration, &mut native, &mut thread.context, runtime);
-        Conclusion { verdict, call, exit: Some(expected.number), recorder: Some(native.recorder) }
+        let compared = *swept.as_ref().unwrap_or(&0);
+        let verdict = verdict.and_then(|verdict| swept.map(|_| verdict));
+        Conclusion { verdict, swept: compared, call, exit: Some(expected.number), recorder: Some(native.recorder) }
     }
 
     /// The exit whose record is at `address`.
@@ -235,9 +249,11 @@ pub fn try_out(runtime: &'static Runtime, thread: &mut Thread, compiled: Compile
         Ok(verdict) => {
             match verdict {
                 Verdict::Passed => {
-                    stats::add(&COUNTERS.checks_passed, 1);
+                    stats::add(&COUNTERS.checks_passed, 1 + conclusion.swept);
                     let length = conclusion.recorder.as_ref().map_or(0, |recorder| recorder.log.len());
-                    runtime.lock().log(3, &format!("{}: {length} instructions tried out", describe(&origin)));
+                    let swept = conclusion.swept;
+                    let line = format!("{}: {length} instructions and {swept} exits tried out", describe(&origin));
+                    runtime.lock().log(3, &line);
                 }
                 Verdict::Skipped(reason) => {
                     let cause = format!("check skipped: {reason}");
@@ -280,6 +296,16 @@ fn compare(expected: &Expected, iteration: &Iteration, native: &Native, context:
     if expected.is_call && (iteration.call.target != call.target || !ended) {
         return Err(Difference::Call { expected: call.target });
     }
+    compare_state(expected, iteration, native, context)
+}
+
+/// Compares registers and memory.
+fn compare_state(
+    expected: &Expected,
+    iteration: &Iteration,
+    native: &Native,
+    context: &Context,
+) -> Result<(), Difference> {
     for slot in Slot::all() {
         let listed = expected.exit.get(slot);
         // Where the loop closes, a slot that is not listed is one that the next iteration overwrites first, or one that

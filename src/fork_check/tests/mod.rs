@@ -124,15 +124,21 @@ fn alone(body: extern "C" fn()) {
 
 /// Tries out `text` with these values of rcx and rsi; rax is 1, and the loop adds 9 to it.
 fn try_out(text: &str, length: usize, rcx: u64, rsi: u64) -> (Conclusion, &'static Context) {
+    try_out_or_sweep(text, length, rcx, rsi, false)
+}
+
+/// The same, also at every guard if it `sweeps`.
+fn try_out_or_sweep(text: &str, length: usize, rcx: u64, rsi: u64, sweeps: bool) -> (Conclusion, &'static Context) {
     let runtime = runtime::get().expect("started");
     // SAFETY: the only thread's context, of which there is no other reference.
     let thread = unsafe { thread::of_context(thread::current_context()) };
     let trace = redmagic_ir::parse_one(text).expect("well-formed text");
     redmagic_ir::verify(&trace).expect("a well-formed trace");
-    let bounded = bounded(&trace).expect("an iteration");
+    let mut bounded = bounded(&trace).expect("an iteration");
+    let guards = if sweeps { let_guards_fail(&mut bounded.trace) } else { 0 };
     let lowered = compile::lower(&mut runtime.lock(), &bounded.trace, NO_UNIT).expect("code");
     let calls = BTreeSet::from([&raw const redmagic_trial_call_call as u64]);
-    let trial = Trial::new(bounded, Recorded { length, calls }, lowered);
+    let trial = Trial::new(bounded, Recorded { length, calls }, lowered, guards);
     [9, 0, 0, 0].iter().zip(&DATA).for_each(|(value, word)| word.store(*value, Relaxed));
     let context = &mut thread.context;
     context.gpr = [0; 16];
@@ -186,6 +192,30 @@ extern "C" fn wrong_registers() {
 #[test]
 fn wrong_registers_are_found() {
     alone(wrong_registers);
+}
+
+extern "C" fn wrong_exits() {
+    let right = texts().0;
+    // Five iterations are left, so that the exit is not taken by itself.
+    let sweep = |text: &str| try_out_or_sweep(text, 5, 5, 0, true).0;
+    let conclusion = sweep(&right);
+    assert!(matches!((&conclusion.verdict, conclusion.swept), (Ok(Verdict::Passed), 1)), "{:?}", conclusion.verdict);
+    for (from, to) in [
+        ("rdx = v15", "rdx = v13"),
+        ("rcx = v17", "rcx = v11"),
+        ("fl_dec(v11, i1 0)", "fl_sub(v11, i64 2)"),
+        ("step 5", "step 4"),
+        ("  store i64 [v2 + 8], v13\n", "  store i64 [v2 + 16], v13\n"),
+    ] {
+        assert!(right.contains(from));
+        let conclusion = sweep(&right.replace(from, to));
+        assert!(conclusion.verdict.is_err(), "{to}: {:?}", conclusion.verdict);
+    }
+}
+
+#[test]
+fn wrong_exits_are_found_by_force() {
+    alone(wrong_exits);
 }
 
 extern "C" fn wrong_memory() {
