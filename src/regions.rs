@@ -59,10 +59,36 @@ pub fn is_disabled() -> bool {
     nesting().load(Relaxed) > 0
 }
 
-/// Begins code that must not become part of a trace. A trace or recording has been left already.
+/// Begins code that must not become part of a trace. A trace or recording has been left already. One instruction changes the
+/// nesting, so that a signal handler sees it before or after.
 #[unsafe(no_mangle)]
+#[unsafe(naked)]
 pub extern "C" fn redmagic_temp_disable() {
-    nesting().fetch_add(1, Relaxed);
+    naked_asm!(
+        "mov rcx, qword ptr [rip + redmagic_tls_block@GOTTPOFF]",
+        "add dword ptr fs:[rcx + {disabled}], 1",
+        "ret",
+        disabled = const tls::DISABLED,
+    )
+}
+
+/// Goes to label 3 unless the region with the record in rax, which is not null, ends at this call; rcx holds the distance of
+/// the thread's block. What is not so usual is left to [`ends_here`].
+macro_rules! check_end {
+    () => {
+        concat!(
+            "cmp dword ptr [rax + {rec_live}], {region}\n",
+            "jne 3f\n",
+            "mov rdx, qword ptr [rsp]\n",
+            "cmp qword ptr [rax + {rec_return}], rdx\n",
+            "jne 3f\n",
+            "lea rdx, [rsp + 8]\n",
+            "cmp qword ptr [rax + {rec_rsp}], rdx\n",
+            "jne 3f\n",
+            "cmp dword ptr fs:[rcx + {busy}], 0\n",
+            "jne 3f\n",
+        )
+    };
 }
 
 /// Ends code that must not become part of a trace.
@@ -71,19 +97,33 @@ pub extern "C" fn redmagic_temp_disable() {
 pub extern "C" fn redmagic_temp_enable() {
     naked_asm!(
         "mov rcx, qword ptr [rip + redmagic_tls_block@GOTTPOFF]",
-        "cmp qword ptr fs:[rcx + {regions}], 0",
+        "mov rax, qword ptr fs:[rcx + {regions}]",
+        "test rax, rax",
         "jne 2f",
         "cmp dword ptr fs:[rcx + {disabled}], 0",
-        "je 2f",
+        "je 3f",
         "sub dword ptr fs:[rcx + {disabled}], 1",
         "ret",
-        "2: mov rdi, qword ptr [rsp]",
+        "2: mov edx, dword ptr fs:[rcx + {disabled}]",
+        "cmp dword ptr [rax + {rec_depth}], edx",
+        "jne 3f",
+        check_end!(),
+        "mov rdx, qword ptr [rax + {rec_next}]",
+        "mov qword ptr fs:[rcx + {regions}], rdx",
+        "sub dword ptr fs:[rcx + {disabled}], 1",
+        "mov dword ptr [rax + {rec_live}], {waiting}",
+        "jmp {go_on}",
+        "3: mov rdi, qword ptr [rsp]",
         "lea rsi, [rsp + 8]",
         "push rcx",
         "call {on_enable}",
         "pop rcx",
         "jmp {go_on}",
-        regions = const tls::REGIONS, disabled = const tls::DISABLED, on_enable = sym on_enable, go_on = sym go_on,
+        regions = const tls::REGIONS, disabled = const tls::DISABLED, busy = const tls::BUSY,
+        rec_depth = const offset_of!(Record, depth), rec_live = const offset_of!(Record, live),
+        rec_return = const offset_of!(Record, return_address), rec_rsp = const offset_of!(Record, rsp),
+        rec_next = const offset_of!(Record, next), region = const REGION, waiting = const WAITING,
+        on_enable = sym on_enable, go_on = sym go_on,
     )
 }
 
@@ -93,16 +133,27 @@ pub extern "C" fn redmagic_temp_enable() {
 pub extern "C" fn redmagic_end_merge_block() {
     naked_asm!(
         "mov rcx, qword ptr [rip + redmagic_tls_block@GOTTPOFF]",
-        "cmp qword ptr fs:[rcx + {merge}], 0",
+        "mov rax, qword ptr fs:[rcx + {merge}]",
+        "test rax, rax",
         "jne 2f",
         "ret",
-        "2: mov rdi, qword ptr [rsp]",
+        "2:",
+        check_end!(),
+        // A signal handler may have run a trace with a merge block since; then this one was abandoned.
+        "xor edx, edx",
+        "cmpxchg qword ptr fs:[rcx + {merge}], rdx",
+        "jne 3f",
+        "mov dword ptr [rax + {rec_live}], {waiting}",
+        "jmp {go_on}",
+        "3: mov rdi, qword ptr [rsp]",
         "lea rsi, [rsp + 8]",
         "push rcx",
         "call {on_end_merge}",
         "pop rcx",
         "jmp {go_on}",
-        merge = const tls::MERGE, on_end_merge = sym on_end_merge, go_on = sym go_on,
+        merge = const tls::MERGE, busy = const tls::BUSY, rec_live = const offset_of!(Record, live),
+        rec_return = const offset_of!(Record, return_address), rec_rsp = const offset_of!(Record, rsp),
+        region = const REGION, waiting = const WAITING, on_end_merge = sym on_end_merge, go_on = sym go_on,
     )
 }
 

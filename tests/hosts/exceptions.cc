@@ -111,6 +111,38 @@ static long towers(int rounds) {
     return sum;
 }
 
+/* The header's classes, left at their end, by an exception, and by jumps. */
+static VM_NOINLINE long scopes(long count) {
+    long sum = 1, traced = 0;
+    for (long i = 0; i < count; i++) {
+        REDMAGIC_BACKWARDS_BRANCH((void *)scopes);
+        try {
+            redmagic_disable region;
+            Guard guard;
+            long r[2] = {sum, i};
+            traced += redmagic_is_traced();
+            if (i % 3 == 0) sum += may_throw(r);
+            if (i % 11 == 7) continue;
+            sum ^= i << 3;
+        } catch (const std::exception &) {
+            sum -= 5;
+        } catch (long value) {
+            sum ^= value;
+        }
+        try {
+            redmagic_merge block;
+            long r[2] = {sum, i + 1};
+            if (sum & 1) sum = sum * 3 + i;
+            else if (i % 7 == 3) sum += may_throw(r);
+        } catch (const std::exception &error) {
+            sum += error.what()[0];
+        } catch (long value) {
+            sum -= value;
+        }
+    }
+    return traced == 0 ? sum : -traced;
+}
+
 int main() {
     redmagic_start();
 #ifndef TRACED
@@ -123,6 +155,7 @@ int main() {
     std::printf("caught outside: %ld\n", outside(600));
     std::printf("caught in the loop: %ld\n", run_catching("aacaj.", 700));
     std::printf("towers: %ld\n", towers(150));
+    std::printf("scopes: %ld\n", scopes(900));
     std::printf("destroyed: %ld\n", destroyed);
     return 0;
 }
