@@ -18,6 +18,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 pub use crate::regions::{redmagic_end_merge_block, redmagic_temp_disable, redmagic_temp_enable};
 
@@ -27,9 +28,15 @@ fn with_runtime<T>(otherwise: T, body: impl FnOnce(&'static Runtime) -> T) -> T 
     catch_unwind(AssertUnwindSafe(|| body(runtime))).unwrap_or(otherwise)
 }
 
-/// Counts a call that makes no sense.
-fn misuse() {
+/// Counts a call that makes no sense, and logs it: the first, the second, the fourth, …, for hosts repeat their mistakes.
+pub fn misuse(what: &'static str) {
+    static CALLS: AtomicU64 = AtomicU64::new(0);
     stats::add(&COUNTERS.misuse, 1);
+    with_runtime((), |runtime| {
+        if (CALLS.fetch_add(1, Relaxed) + 1).is_power_of_two() {
+            runtime.lock().log(1, &format!("misuse: {what}"));
+        }
+    });
 }
 
 /// Tells recordings what our own functions are.
@@ -123,7 +130,7 @@ pub extern "C" fn redmagic_is_traced() -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn redmagic_do_not_trace_function(function: *mut c_void) {
     if function.is_null() {
-        return misuse();
+        return misuse("redmagic_do_not_trace_function(NULL)");
     }
     with_runtime((), |runtime| runtime.treat(function as u64, Treatment::Residual));
 }
@@ -132,7 +139,7 @@ pub extern "C" fn redmagic_do_not_trace_function(function: *mut c_void) {
 #[unsafe(no_mangle)]
 pub extern "C" fn redmagic_disable_branch(id: *mut c_void) {
     if id.is_null() {
-        return misuse();
+        return misuse("redmagic_disable_branch(NULL)");
     }
     with_runtime((), |runtime| runtime.disable(id as u64));
 }
@@ -145,7 +152,7 @@ pub extern "C" fn redmagic_begin_merge_block() {}
 #[unsafe(no_mangle)]
 pub extern "C" fn redmagic_force_begin_trace(id: *mut c_void) -> *mut c_void {
     if id.is_null() {
-        misuse();
+        misuse("redmagic_force_begin_trace(NULL)");
         return ptr::null_mut();
     }
     with_runtime((), |runtime| runtime.heat_now(id as u64));
@@ -195,7 +202,7 @@ pub extern "C" fn redmagic_unload(inside: *const c_void) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn redmagic_configure(key: *const c_char, value: *const c_char) -> c_int {
     if key.is_null() || value.is_null() {
-        misuse();
+        misuse("redmagic_configure(NULL)");
         return -1;
     }
     // SAFETY: as the caller promises.
@@ -216,7 +223,7 @@ pub unsafe extern "C" fn redmagic_configure(key: *const c_char, value: *const c_
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn redmagic_get_stats(statistics: *mut Snapshot, size: u64) {
     if statistics.is_null() {
-        return misuse();
+        return misuse("redmagic_get_stats(NULL)");
     }
     let snapshot = with_runtime(Snapshot::default(), |runtime| runtime.snapshot(&runtime.lock()));
     let snapshot = Snapshot { size, ..snapshot };

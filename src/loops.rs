@@ -150,4 +150,22 @@ mod tests {
         assert!(std::ptr::eq(loops.get(1).expect("the second"), second));
         assert_eq!(loops.all().len(), 2);
     }
+
+    #[test]
+    fn threads_share_loops() {
+        let loops = Loops::new();
+        std::thread::scope(|scope| {
+            for thread in 0..4_u64 {
+                let loops = &loops;
+                scope.spawn(move || {
+                    for at in 0..2000 {
+                        let id = (at * 7 + thread) % 40;
+                        let entry = loops.find(id, 100).unwrap_or_else(|| loops.find_or_add(id, 100, 5));
+                        assert_eq!((entry.id, entry.site), (id, 100));
+                    }
+                });
+            }
+        });
+        assert_eq!(loops.all().len(), 40);
+    }
 }

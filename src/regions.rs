@@ -22,10 +22,10 @@
 
 #![expect(unsafe_code, reason = "thread-local storage and activation records that machine code shares")]
 
+use crate::capi;
 use crate::context::{Context, tls};
 use crate::memory::SignalsBlocked;
 use crate::records::{ABANDONED, REGION, Record, WAITING};
-use crate::stats::{self, COUNTERS};
 use crate::stubs::{self, return_common};
 use crate::thread::{self, Thread};
 use std::arch::naked_asm;
@@ -180,7 +180,7 @@ extern "C" fn go_on() {
 extern "C" fn on_enable(return_address: u64, rsp: u64) -> *mut Record {
     let depth = nesting().load(Relaxed);
     if depth == 0 {
-        stats::add(&COUNTERS.misuse, 1);
+        capi::misuse("redmagic_temp_enable() without redmagic_temp_disable()");
         return ptr::null_mut();
     }
     nesting().store(depth - 1, Relaxed);

@@ -176,12 +176,15 @@ fn every_function_against_a_model() {
                 ("REDMAGIC_HOT_LOOP", threshold.clone()),
                 ("REDMAGIC_HOT_EXIT", threshold.clone()),
                 ("REDMAGIC_CHECK", "1".to_owned()),
+                ("REDMAGIC_LOG", "1".to_owned()),
             ];
             let outcome = run_with(&program, &settings, &arguments);
             assert!(outcome.end == "exit 0", "{program:?} {arguments:?} with threshold {threshold}: {outcome:#?}");
             let bug = bug(&outcome);
             assert!(bug.is_none(), "{program:?} {arguments:?} with threshold {threshold}: {}", bug.unwrap_or_default());
             calls += outcome.output.split_whitespace().nth(1).map_or(0, |calls| calls.parse().unwrap());
+            let misused = outcome.output.contains("misuse after the start: yes");
+            assert_eq!(outcome.errors.contains("misuse: redmagic_"), misused, "{outcome:#?}");
             traced += u64::from(outcome.output.contains("traced: yes"));
         }
         println!("{calls} calls");

@@ -72,6 +72,20 @@ static NOINLINE long short_loop(int says_so, long x) {
     return x;
 }
 
+/* A loop that is not hot, unless the host says so. */
+static NOINLINE long by_hand(int says_so, long x) {
+    void *loop = (char *)&watching + says_so;
+    for (int i = 0; i < N; i++) {
+        x = x * 11 + i;
+        traced[0] += redmagic_is_traced();
+        if (says_so && i == 5 && redmagic_force_begin_trace(loop) != NULL) x = 0;
+        if (says_so && i == 100 && redmagic_force_end_trace(loop) != NULL) x = 0;
+        if (says_so && i == 200 && redmagic_force_jump_to_trace(loop) != NULL) x = 0;
+        REDMAGIC_BACKWARDS_BRANCH(loop);
+    }
+    return x;
+}
+
 /* A pass in a frame of its own: goes round only through the caller. */
 static NOINLINE long one_pass(int frames, long x) {
     void *frame = NULL;
@@ -102,6 +116,14 @@ int main(void) {
         printf("short loop: %lx\n", x);
         report("short loop", says_so ? "is not traced" : "is traced", (traced[0] == 0) == says_so);
     }
+    redmagic_configure("hot_loop", "1000000");
+    for (int says_so = 0; says_so < 2; says_so++) {
+        traced[0] = 0;
+        x = by_hand(says_so, x);
+        printf("by hand: %lx\n", x);
+        report("by hand", says_so ? "is traced" : "is not traced", (traced[0] > N / 2) == says_so);
+    }
+    redmagic_configure("hot_loop", "50");
     for (int frames = 0; frames < 2; frames++) {
         traced[0] = 0;
         for (int i = 0; i < N; i++) x = one_pass(frames, x);

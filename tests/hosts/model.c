@@ -423,5 +423,6 @@ int main(int argc, char **argv) {
     if (watching) CHECK(statistics.misuse == misuse);
     else CHECK(traced + probes == 0);
     printf("calls: %llu\ntraced: %s\n", (unsigned long long)steps, traced && probes ? "yes" : "no");
+    printf("misuse after the start: %s\n", misuse > before.misuse ? "yes" : "no");
     return 0;
 }
