@@ -1,6 +1,6 @@
 //! One instruction, in at most 32 bytes.
 
-use crate::{Cond, Entity, Exit, Format, Native, Opcode, Slot, Type, Value};
+use crate::{Cond, Entity, Exit, Native, Opcode, Slot, Type, Value};
 
 /// What is known about where a memory access goes. The optimiser refines it; it never changes what is executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,7 +48,7 @@ impl Address {
     }
 }
 
-/// One instruction. Which fields mean something depends on the opcode's [`Format`]; use the constructors and the
+/// One instruction. Which fields mean something depends on the opcode's [`Format`](crate::Format); use the constructors and the
 /// accessors, which know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Inst {
@@ -172,12 +172,8 @@ impl Inst {
     /// The slot that a `slot`, `native_out` or slot-carrying `param` instruction names.
     #[inline]
     pub fn slot(&self) -> Option<Slot> {
-        match self.op.format() {
-            Format::Slot | Format::NativeOut | Format::Param => {
-                usize::try_from(self.imm).ok().and_then(Slot::from_index)
-            }
-            _ => None,
-        }
+        let names_slot = matches!(self.op, Opcode::Slot | Opcode::NativeOut | Opcode::Param);
+        usize::try_from(self.imm).ok().filter(|_| names_slot).and_then(Slot::from_index)
     }
 
     /// The condition of a `cond` instruction.
@@ -210,7 +206,7 @@ impl Inst {
     /// The exit of a guard.
     #[inline]
     pub fn exit(&self) -> Option<Exit> {
-        (self.op.format() == Format::Guard).then(|| Exit::from_index(self.imm as usize))
+        matches!(self.op, Opcode::Guard | Opcode::GuardNot).then(|| Exit::from_index(self.imm as usize))
     }
 
     /// Replaces the exit of a guard.

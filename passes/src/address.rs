@@ -13,6 +13,9 @@ use crate::rules::with_const;
 use crate::walk::Walk;
 use redmagic_ir::{Address, Exit, ExitData, Inst, Opcode, Recorded, RegionKind, Type, Value};
 
+/// Sums that are looked through to find what an address is a constant distance from.
+const MAX_SUMS: usize = 8;
+
 impl Walk<'_> {
     /// The normal form of `address`.
     pub(crate) fn normalise(&mut self, mut address: Address) -> Address {
@@ -94,15 +97,9 @@ impl Walk<'_> {
         if self.absolute(address).is_some() {
             return None;
         }
-        let bytes = self.scope.trace.ty(value).bytes();
-        // Without a start there is no place to go to from the entry.
-        let at_entry = !address.index.is_some() && self.is_entry_slot(address.root) && self.scope.trace.start != 0;
-        match self.regions.kind(recorded, bytes) {
-            // An index that is not constant is data rather than code, unless a dispatch depends on what is loaded.
-            Some(RegionKind::Declared) if !address.index.is_some() || self.is_demanded(value) => {}
-            // Read-only memory is promoted only where a dispatch depends on it, and only outside of loops.
-            Some(RegionKind::ReadOnly) if at_entry && self.is_compared(value) => {}
-            Some(RegionKind::Declared | RegionKind::ReadOnly) | None => return None,
+        let at_entry = self.is_at_entry(address);
+        if !self.is_wanted(value, recorded, address, at_entry) {
+            return None;
         }
         let target = recorded.wrapping_sub(i64::from(address.offset) as u64) as i64;
         if !self.scope.stats.may("promotion") {
@@ -124,6 +121,50 @@ impl Walk<'_> {
         Some(Address::new(self.scope.constant(Type::I64, recorded as i64), 0))
     }
 
+    /// Whether the address is known at the entry, and a guard there has a place to leave to.
+    fn is_at_entry(&self, address: &Address) -> bool {
+        !address.index.is_some() && self.is_entry_slot(address.root) && self.scope.trace.start != 0
+    }
+
+    /// Whether it is worth it to have load `value` from a constant address.
+    fn is_wanted(&self, value: Value, recorded: u64, address: &Address, at_entry: bool) -> bool {
+        match self.regions.kind(recorded, self.scope.trace.ty(value).bytes()) {
+            // An index that is not constant is data rather than code, unless a dispatch depends on what is loaded.
+            Some(RegionKind::Declared) => !address.index.is_some() || self.is_demanded(value),
+            // Read-only memory is promoted only where a dispatch depends on it, and only outside of loops.
+            Some(RegionKind::ReadOnly) => at_entry && self.is_compared(value),
+            None => false,
+        }
+    }
+
+    /// Promotes addresses that are at a constant distance from a slot read at entry, as far as that is easy to see, before
+    /// the walk begins: then it also knows on the way there what it would find out.
+    pub(crate) fn promote_early(&mut self) {
+        let Some(entry) = self.scope.trace.entry else { return };
+        for at in 0..self.scope.trace.segments[entry].insts.len() {
+            let value = self.scope.trace.segments[entry].insts[at];
+            let inst = &self.scope.trace.insts[value];
+            let Some(mut address) = inst.address().filter(|_| inst.op == Opcode::Load) else { continue };
+            let Some(Recorded { address: recorded, .. }) = self.scope.trace.recorded(value) else { continue };
+            for _ in 0..MAX_SUMS {
+                let Some(sum) = self.scope.def_of(address.root, Opcode::Add) else { break };
+                let Some(offset) = self.scope.as_const(sum.args[1]).and_then(|imm| i32::try_from(imm).ok()) else {
+                    break;
+                };
+                let Some(offset) = address.offset.checked_add(offset) else { break };
+                (address.root, address.offset) = (sum.args[0], offset);
+            }
+            if self.is_at_entry(&address)
+                && self.scope.resolve(address.root) == address.root
+                && self.is_wanted(value, recorded, &address, true)
+                && self.scope.stats.may("promotion")
+            {
+                self.guard_entry(address.root, recorded.wrapping_sub(i64::from(address.offset) as u64) as i64);
+                self.scope.stats.promotions += 1;
+            }
+        }
+    }
+
     /// Guards at the start of the trace that slot read `root` is `target`.
     fn guard_entry(&mut self, root: Value, target: i64) {
         let exit = self.start_exit();
@@ -135,7 +176,7 @@ impl Walk<'_> {
     }
 
     /// The exit that undoes nothing because nothing has happened yet.
-    fn start_exit(&mut self) -> Exit {
+    pub(crate) fn start_exit(&mut self) -> Exit {
         if !self.start_exit.is_some() {
             let start = self.scope.trace.start;
             self.start_exit = self.scope.trace.exits.push(ExitData::new(start, 0));

@@ -1,23 +1,26 @@
 //! Roots that are known to be far enough apart: memory at one is not memory at the other.
 //!
 //! Interpreters keep their state behind a few registers: the C stack, the interpreted program's stack, the frame, the
-//! interpreter itself. Where the recording saw disjoint memory behind two registers, a guard at the start of the trace makes
-//! sure of it, and a store behind one forgets nothing of what is behind the other.
+//! interpreter itself. Where the recording saw disjoint memory behind two registers, the walk assumes that they are; what it
+//! has used of that is guarded at the start of the trace.
 //!
 //! # Invariants
 //! - Only slot reads of the entry segment are compared: they are the same throughout the trace.
-//! - What is known is what guards say. The pass finds its own guards again by their form,
+//! - A *pair* of roots has one open interval in which the difference of the roots must not lie. It covers all pairs of
+//!   accesses that were ever taken for disjoint, and the recorded difference is not in it.
+//! - A pair that nothing was concluded from gets no guard. Later walks find the guards again by their form,
 //!   `ule (a - b) + low, length`, so that rounds and passes need not tell each other.
 //!
 //! # Worked example
 //! Accesses of 8 bytes at `[a]` and `[b + 16]` overlap exactly if 8 < a - b < 24. The guard
 //! `ule (a - b) - 24, -16` holds for all other differences.
 
-use crate::Stats;
-use redmagic_ir::{Exit, ExitData, Inst, Opcode, Slot, Trace, Type, Value};
+use redmagic_ir::{Opcode, Trace, Value};
 
 /// More roots than this are not compared.
-const MAX_ROOTS: usize = 8;
+const MAX_ROOTS: usize = 12;
+/// More pairs than this are not assumed.
+const MAX_PAIRS: usize = 64;
 
 /// The difference of two roots is not in an open interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,18 +32,52 @@ struct Gap {
     high: i64,
 }
 
-/// What guards say about differences of roots.
-#[derive(Default)]
-pub(crate) struct Apart {
-    gaps: Vec<Gap>,
+impl Gap {
+    /// Whether windows that overlap for differences strictly between `low` and `high` do not.
+    fn covers(&self, low: i64, high: i64) -> bool {
+        self.low <= low && high <= self.high
+    }
+}
+
+/// A root with what it was when recorded.
+#[derive(Clone, Copy, Debug)]
+struct Root {
+    value: Value,
+    base: u64,
+}
+
+/// The number of a root that is compared with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RootId(u8);
+
+/// A set of pairs that are assumed to be apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pairs(u64);
+
+impl Pairs {
+    /// Both sets.
+    pub(crate) fn add(&mut self, other: Pairs) {
+        self.0 |= other.0;
+    }
 }
 
 /// A range of bytes behind a root.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
-    pub root: Value,
+    pub root: RootId,
     pub start: i64,
     pub end: i64,
+}
+
+/// What guards say about differences of roots, and what is assumed of them.
+#[derive(Default)]
+pub(crate) struct Apart {
+    known: Vec<Gap>,
+    roots: Vec<Root>,
+    assumed: Vec<Gap>,
+    used: Pairs,
+    /// Whether assumptions can be guarded.
+    assumes: bool,
 }
 
 impl Apart {
@@ -51,34 +88,69 @@ impl Apart {
             let inst = &trace.insts[*value];
             (inst.op == Opcode::Guard).then_some(inst.args[0])
         });
-        Apart { gaps: tests.filter_map(|test| gap(trace, test)).collect() }
+        let known = tests.filter_map(|test| gap(trace, test)).collect();
+        Apart { known, assumes: trace.start != 0, ..Apart::default() }
     }
 
-    /// Whether the two windows are disjoint.
-    pub(crate) fn are_apart(&self, one: &Window, other: &Window) -> bool {
-        self.gaps.iter().any(|gap| {
-            let (a, b) = match (gap.a, gap.b) {
-                (a, b) if (a, b) == (one.root, other.root) => (one, other),
-                (a, b) if (a, b) == (other.root, one.root) => (other, one),
-                _ => return false,
-            };
-            // They overlap if the difference lies between these, which are within the gap.
-            b.start.wrapping_sub(a.end) >= gap.low && b.end.wrapping_sub(a.start) <= gap.high
-        })
+    /// The number of slot read `value`, which was recorded as `base`.
+    pub(crate) fn root(&mut self, value: Value, base: u64) -> Option<RootId> {
+        let at = self.roots.iter().position(|root| root.value == value);
+        match at {
+            Some(at) => (self.roots[at].base == base).then_some(RootId(at as u8)),
+            None if self.roots.len() < MAX_ROOTS => {
+                self.roots.push(Root { value, base });
+                Some(RootId(self.roots.len() as u8 - 1))
+            }
+            None => None,
+        }
     }
 
-    /// Whether nothing is known.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.gaps.is_empty()
+    /// Whether the two windows are disjoint, by a guard or by an assumption that can be made; then what it relies on. `may`
+    /// is asked before something new is assumed.
+    pub(crate) fn are_apart(&mut self, one: &Window, other: &Window, may: impl FnOnce() -> bool) -> Option<Pairs> {
+        // In a fixed order, so that each pair has one interval.
+        let (one, other) = if one.root.0 <= other.root.0 { (one, other) } else { (other, one) };
+        let (a, b) = (self.roots[usize::from(one.root.0)], self.roots[usize::from(other.root.0)]);
+        let (low, high) = (other.start.wrapping_sub(one.end), other.end.wrapping_sub(one.start));
+        let known = self.known.iter().any(|gap| match (gap.a, gap.b) {
+            pair if pair == (a.value, b.value) => gap.covers(low, high),
+            pair if pair == (b.value, a.value) => gap.covers(high.wrapping_neg(), low.wrapping_neg()),
+            _ => false,
+        });
+        if known {
+            return Some(Pairs::default());
+        }
+        let at = self.assumed.iter().position(|gap| (gap.a, gap.b) == (a.value, b.value));
+        if let Some(at) = at
+            && self.assumed[at].covers(low, high)
+        {
+            return Some(Pairs(1 << at));
+        }
+        let old = at.map_or((low, high), |at| (self.assumed[at].low, self.assumed[at].high));
+        let gap = Gap { a: a.value, b: b.value, low: old.0.min(low), high: old.1.max(high) };
+        let difference = a.base.wrapping_sub(b.base) as i64;
+        let held = difference <= gap.low || difference >= gap.high;
+        if !self.assumes || !held || at.is_none() && (self.assumed.len() >= MAX_PAIRS || !may()) {
+            return None;
+        }
+        let at = at.unwrap_or(self.assumed.len());
+        match self.assumed.get_mut(at) {
+            Some(known) => *known = gap,
+            None => self.assumed.push(gap),
+        }
+        Some(Pairs(1 << at))
     }
 
-    /// The roots that something is known of in relation to `root`.
-    pub(crate) fn partners(&self, root: Value) -> impl Iterator<Item = Value> + '_ {
-        self.gaps.iter().filter_map(move |gap| match root {
-            _ if gap.a == root => Some(gap.b),
-            _ if gap.b == root => Some(gap.a),
-            _ => None,
-        })
+    /// Notes that something was concluded from these pairs.
+    pub(crate) fn rely(&mut self, pairs: Pairs) {
+        self.used.add(pairs);
+    }
+
+    /// The guards of what was concluded from: roots `a` and `b`, an addend and a limit, for
+    /// `ule (a - b) + addend, limit`.
+    pub(crate) fn guards(&self) -> impl Iterator<Item = (Value, Value, i64, i64)> + '_ {
+        let used = self.assumed.iter().enumerate().filter(|(at, _)| self.used.0 >> at & 1 == 1);
+        used.map(|(_, gap)| (gap.a, gap.b, gap.high.wrapping_neg(), gap.low.wrapping_sub(gap.high)))
     }
 }
 
@@ -101,100 +173,4 @@ fn gap(trace: &Trace, test: Value) -> Option<Gap> {
     }
     // (a - b) + low <= 2^64 + limit excludes the differences from limit - low + 1 to -low - 1.
     Some(Gap { a, b, low: limit.wrapping_sub(low), high: low.wrapping_neg() })
-}
-
-/// What is accessed behind a root.
-struct Root {
-    window: Window,
-    /// Where the root was recorded to point.
-    base: u64,
-    stores: bool,
-}
-
-/// Adds guards for roots whose windows were disjoint when recorded.
-pub(crate) fn guard_windows(trace: &mut Trace, stats: &mut Stats) {
-    let entry = trace.entry();
-    if trace.start == 0 {
-        return;
-    }
-    let roots = roots(trace);
-    if roots.len() < 2 || roots.len() > MAX_ROOTS {
-        return;
-    }
-    let known = Apart::new(trace);
-    let mut insts = Vec::new();
-    let mut exit = Exit::NONE;
-    for (at, one) in roots.iter().enumerate() {
-        for other in roots[at + 1..].iter().filter(|other| one.stores || other.stores) {
-            let (a, b) = (&one.window, &other.window);
-            let bytes = |root: &Root| {
-                let at = |offset: i64| root.base.wrapping_add(offset as u64);
-                (at(root.window.start), at(root.window.end))
-            };
-            let ((start, end), (first, last)) = (bytes(one), bytes(other));
-            if known.are_apart(a, b) || start < last && first < end || !stats.may("roots apart") {
-                continue;
-            }
-            if !exit.is_some() {
-                exit = trace.exits.push(ExitData::new(trace.start, 0));
-            }
-            let mut constant = |imm: i64| {
-                let value = trace.add_inst(Inst::constant(Type::I64, imm));
-                insts.push(value);
-                value
-            };
-            let low = constant(a.start.wrapping_sub(b.end));
-            let limit = constant(-((a.end - a.start) + (b.end - b.start)));
-            for inst in [
-                Inst::binary(Opcode::Sub, Type::I64, a.root, b.root),
-                Inst::binary(Opcode::Add, Type::I64, Value::NONE, low),
-                Inst::binary(Opcode::Ule, Type::I1, Value::NONE, limit),
-                Inst::guard(true, Value::NONE, exit),
-            ] {
-                let before = insts.last().copied().unwrap_or(Value::NONE);
-                let mut inst = inst;
-                if !inst.args[0].is_some() {
-                    inst.args[0] = before;
-                }
-                insts.push(trace.add_inst(inst));
-            }
-            stats.roots_apart += 1;
-        }
-    }
-    let slots = trace.segments[entry].insts.iter().rposition(|value| trace.insts[*value].op == Opcode::Slot);
-    let at = slots.map_or(0, |last| last + 1);
-    trace.segments[entry].insts.splice(at..at, insts);
-}
-
-/// The slot reads of the entry that accesses are rooted at, with what is accessed there.
-fn roots(trace: &Trace) -> Vec<Root> {
-    let entry = trace.entry();
-    let slots: Vec<Value> =
-        trace.segments[entry].insts.iter().copied().filter(|value| is_pointer(trace, *value)).collect();
-    let mut roots: Vec<Root> = Vec::new();
-    for &value in trace.segments.values().flat_map(|segment| &segment.insts) {
-        let inst = &trace.insts[value];
-        let Some(address) = inst.address().filter(|address| !address.index.is_some()) else { continue };
-        let Some(recorded) = trace.recorded(value).filter(|_| slots.contains(&address.root)) else { continue };
-        let start = i64::from(address.offset);
-        let end = start + i64::from(inst.ty.bytes());
-        let stores = inst.op == Opcode::Store;
-        match roots.iter_mut().find(|root| root.window.root == address.root) {
-            Some(root) => {
-                root.window.start = root.window.start.min(start);
-                root.window.end = root.window.end.max(end);
-                root.stores |= stores;
-            }
-            None => {
-                let base = recorded.address.wrapping_sub(start as u64);
-                roots.push(Root { window: Window { root: address.root, start, end }, base, stores });
-            }
-        }
-    }
-    roots
-}
-
-fn is_pointer(trace: &Trace, value: Value) -> bool {
-    let inst = &trace.insts[value];
-    inst.op == Opcode::Slot && !matches!(inst.slot(), None | Some(Slot::FLAGS | Slot::FS | Slot::GS))
 }

@@ -13,6 +13,7 @@
 use crate::Stats;
 use crate::params::retain_params;
 use redmagic_ir::{Effect, ExitValue, Map, Opcode, Segment, Slot, Terminator, Trace, Value};
+use std::collections::BTreeMap;
 
 /// Runs the pass.
 pub(crate) fn run(trace: &mut Trace, stats: &mut Stats) {
@@ -75,7 +76,7 @@ struct Marker<'t> {
     live: Map<Value, bool>,
     work: Vec<Value>,
     /// For each parameter its segment and place there.
-    params: Map<Value, Option<(Segment, u32)>>,
+    params: BTreeMap<Value, (Segment, u32)>,
     preds: Map<Segment, Vec<Segment>>,
 }
 
@@ -86,12 +87,12 @@ impl Marker<'_> {
             trace,
             live: Map::filled(trace.insts.len(), false),
             work: Vec::new(),
-            params: Map::filled(trace.insts.len(), None),
+            params: BTreeMap::new(),
             preds: Map::filled(trace.segments.len(), Vec::new()),
         };
         for (segment, data) in trace.segments.iter() {
             for (at, param) in data.params.iter().enumerate() {
-                marker.params[*param] = Some((segment, at as u32));
+                marker.params.insert(*param, (segment, at as u32));
             }
             for target in data.terminator.targets() {
                 if !marker.preds[target.segment].contains(&segment) {
@@ -142,7 +143,7 @@ impl Marker<'_> {
             trace.for_each_use(value, |used| self.need(used));
             return;
         }
-        let Some((segment, at)) = self.params[value] else { return };
+        let Some(&(segment, at)) = self.params.get(&value) else { return };
         for pred in 0..self.preds[segment].len() {
             let pred = self.preds[segment][pred];
             for target in trace.segments[pred].terminator.targets() {

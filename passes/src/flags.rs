@@ -12,17 +12,17 @@ use crate::Stats;
 use redmagic_ir::{Effect, ExitData, ExitValue, Format, Map, Recipe, Trace, Type, Value};
 
 /// How deep recipes are nested.
-const MAX_DEPTH: u32 = 4;
+const MAX_DEPTH: u8 = 4;
 
 /// Runs the pass.
 pub(crate) fn run(trace: &mut Trace, stats: &mut Stats) {
-    let Choice { depths, dead } = choose(trace, stats);
+    let fates = choose(trace, stats);
     let mut sunk = 0;
     for segment in trace.segments.values_mut() {
         let before = segment.insts.len();
-        segment.insts.retain(|value| !dead[*value]);
+        segment.insts.retain(|value| !fates[*value].dead);
         let alive = segment.insts.len();
-        segment.insts.retain(|value| depths[*value] == 0);
+        segment.insts.retain(|value| fates[*value].depth == 0);
         stats.dead += (before - alive) as u32;
         sunk += (alive - segment.insts.len()) as u32;
     }
@@ -32,7 +32,7 @@ pub(crate) fn run(trace: &mut Trace, stats: &mut Stats) {
     stats.sunk += sunk;
     for exit in trace.exits.keys().collect::<Vec<_>>() {
         let data = std::mem::replace(&mut trace.exits[exit], ExitData::new(0, 0));
-        trace.exits[exit] = Rewriter::rewrite(trace, &depths, data);
+        trace.exits[exit] = Rewriter::rewrite(trace, &fates, data);
     }
 }
 
@@ -43,65 +43,75 @@ fn is_candidate(trace: &Trace, value: Value) -> bool {
     has_recipe_format && (inst.op.is_flags() || inst.ty == Type::I1)
 }
 
-/// What becomes of the values.
-struct Choice {
-    /// For each value that is sunk the depth of its recipe (from 1), 0 for others.
-    depths: Map<Value, u32>,
-    /// Values that nobody needs; they must not keep others from being sunk.
-    dead: Map<Value, bool>,
+/// What the pass knows of a value.
+#[derive(Clone, Copy, Default)]
+struct Fate {
+    /// Its uses in instructions that stay.
+    uses: u32,
+    /// The depth that the recipes which use it have (from 1), 0 if there are none.
+    needed: u8,
+    /// The depth of its own recipe (from 1), if it is sunk, else 0.
+    depth: u8,
+    in_exit: bool,
+    /// Nobody needs it; it must not keep others from being sunk.
+    dead: bool,
 }
 
-fn choose(trace: &Trace, stats: &mut Stats) -> Choice {
-    let mut uses = Map::filled(trace.insts.len(), 0u32);
+type Fates = Map<Value, Fate>;
+
+/// Decides what becomes of the values.
+fn choose(trace: &Trace, stats: &mut Stats) -> Fates {
+    let mut fates = Fates::filled(trace.insts.len(), Fate::default());
     for segment in trace.segments.values() {
         for &value in &segment.insts {
             let inst = &trace.insts[value];
-            inst.operands().for_each(|operand| uses[operand] += 1);
+            inst.operands().for_each(|operand| fates[operand].uses += 1);
             if let Some(native) = inst.native_op() {
-                trace.natives[native].inputs.iter().for_each(|input| uses[input.1] += 1);
+                trace.natives[native].inputs.iter().for_each(|input| fates[input.1].uses += 1);
             }
         }
-        segment.terminator.for_each_value(|value| uses[value] += 1);
+        segment.terminator.for_each_value(|value| fates[value].uses += 1);
     }
-    let mut needed = Map::filled(trace.insts.len(), 0u32);
-    let mut in_exit = Map::filled(trace.insts.len(), false);
-    note_exits(trace, &mut needed, &mut in_exit);
-    let mut depths = Map::filled(trace.insts.len(), 0u32);
-    let mut dead = Map::filled(trace.insts.len(), false);
+    note_exits(trace, &mut fates);
     for segment in trace.segments.values().rev() {
         for &value in segment.insts.iter().rev() {
             let inst = &trace.insts[value];
-            let removable = matches!(inst.op.effect(), Effect::Pure | Effect::Partial | Effect::Read);
+            let fate = fates[value];
+            if fate.uses > 0 {
+                continue;
+            }
             stats.rewrites.look_at(value);
-            if uses[value] == 0 && !in_exit[value] && needed[value] == 0 && removable && stats.may("dead code") {
-                dead[value] = true;
-                inst.operands().for_each(|operand| uses[operand] -= 1);
+            let removable = matches!(inst.op.effect(), Effect::Pure | Effect::Partial | Effect::Read);
+            if !fate.in_exit && fate.needed == 0 && removable && stats.may("dead code") {
+                fates[value].dead = true;
+                inst.operands().for_each(|operand| fates[operand].uses -= 1);
                 continue;
             }
-            let sinks = uses[value] == 0 && is_candidate(trace, value) && needed[value] < MAX_DEPTH;
-            if !sinks || !stats.may("flags in exits") {
+            if !is_candidate(trace, value) || fate.needed >= MAX_DEPTH || !stats.may("flags in exits") {
                 continue;
             }
-            depths[value] = needed[value] + 1;
+            let depth = fate.needed + 1;
+            fates[value].depth = depth;
             for operand in inst.operands() {
-                uses[operand] -= 1;
-                needed[operand] = needed[operand].max(depths[value]);
+                let operand = &mut fates[operand];
+                operand.uses -= 1;
+                operand.needed = operand.needed.max(depth);
             }
         }
     }
-    Choice { depths, dead }
+    fates
 }
 
 /// Finds the values that used exits hold.
-fn note_exits(trace: &Trace, needed: &mut Map<Value, u32>, in_exit: &mut Map<Value, bool>) {
+fn note_exits(trace: &Trace, fates: &mut Fates) {
     let mut note = |exit| {
         let data: &ExitData = &trace.exits[exit];
-        data.for_each_value(|value| in_exit[value] = true);
+        data.for_each_value(|value| fates[value].in_exit = true);
         // Addresses of delayed stores must stay values: pretend that nothing can be deep enough.
         for store in &data.stores {
             for part in [store.address.root, store.address.index] {
                 if part.is_some() {
-                    needed[part] = MAX_DEPTH;
+                    fates[part].needed = MAX_DEPTH;
                 }
             }
         }
@@ -116,21 +126,21 @@ fn note_exits(trace: &Trace, needed: &mut Map<Value, u32>, in_exit: &mut Map<Val
 /// Gives one exit the recipes of the sunk values that it uses.
 struct Rewriter<'t> {
     trace: &'t Trace,
-    depths: &'t Map<Value, u32>,
+    fates: &'t Fates,
     recipes: Vec<Recipe>,
     /// Where the recipe of each sunk value is.
     made: Vec<(Value, u32)>,
 }
 
 impl Rewriter<'_> {
-    fn rewrite(trace: &Trace, depths: &Map<Value, u32>, mut data: ExitData) -> ExitData {
+    fn rewrite(trace: &Trace, fates: &Fates, mut data: ExitData) -> ExitData {
         let mut affected = false;
-        data.for_each_value(|value| affected |= depths[value] > 0);
+        data.for_each_value(|value| affected |= fates[value].depth > 0);
         if !affected {
             return data;
         }
         let old = std::mem::take(&mut data.recipes);
-        let mut rewriter = Rewriter { trace, depths, recipes: Vec::new(), made: Vec::new() };
+        let mut rewriter = Rewriter { trace, fates, recipes: Vec::new(), made: Vec::new() };
         // Old recipes keep their order, but those of sunk values come before their users.
         let mut places = Vec::new();
         for mut recipe in old {
@@ -152,7 +162,7 @@ impl Rewriter<'_> {
 
     fn update(&mut self, value: ExitValue, places: &[u32]) -> ExitValue {
         match value {
-            ExitValue::Value(value) if self.depths[value] > 0 => ExitValue::Recipe(self.recipe(value)),
+            ExitValue::Value(value) if self.fates[value].depth > 0 => ExitValue::Recipe(self.recipe(value)),
             ExitValue::Recipe(at) => places.get(at as usize).map_or(value, |place| ExitValue::Recipe(*place)),
             ExitValue::Value(_) | ExitValue::Const(_) | ExitValue::Undefined => value,
         }

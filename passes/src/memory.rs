@@ -6,10 +6,13 @@
 //! - Two cells of one base conflict exactly if their bytes overlap. Cells of different bases may be the same memory,
 //!   unless their *domains* exclude it (see [`Domain`]).
 //! - Forgetting a domain is one increment: a base compares its own counts with the current ones when it is used.
+//! - What a store has spared because two roots are apart is only good together with these pairs of roots: every base knows
+//!   on which pairs its cells rely.
 //!
 //! Worked example: `store [v1 + 8], v2` makes a cell; `load [v1 + 8]` then is v2, and `load i8 [v1 + 9]` is
 //! `trunc (lshr v2, 8)`. After `store [v3], v4` the cell is gone, unless it is a frame cell.
 
+use crate::apart::{Pairs, RootId};
 use crate::scope::MixMap;
 use redmagic_ir::{Type, Value};
 
@@ -49,6 +52,8 @@ pub(crate) struct Place {
     pub bytes: i64,
     /// Which memory it can be.
     pub domain: Domain,
+    /// The number of its root, if it is one that others can be apart from.
+    pub root: Option<RootId>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +88,48 @@ struct Cells {
     base: Base,
     epochs: [u32; 3],
     cells: Vec<Cell>,
+    root: Option<RootId>,
+    /// All cells lie between these.
+    low: i64,
+    high: i64,
+    /// What the cells rely on.
+    pairs: Pairs,
+}
+
+impl Cells {
+    /// Drops the cells that were forgotten meanwhile.
+    fn validate(&mut self, epochs: [u32; 3]) {
+        if self.epochs != epochs {
+            let old = self.epochs;
+            self.epochs = epochs;
+            self.retain(|cell| old[cell.domain as usize] == epochs[cell.domain as usize]);
+        }
+    }
+
+    fn retain(&mut self, keep: impl FnMut(&Cell) -> bool) {
+        self.cells.retain(keep);
+        if self.cells.is_empty() {
+            (self.low, self.high, self.pairs) = (i64::MAX, i64::MIN, Pairs::default());
+        }
+    }
+
+    /// Keeps of the cells in `killed` domains those that are apart from what is stored to.
+    fn spare(&mut self, killed: &[Domain], apart: &mut impl FnMut(RootId, i64, i64) -> Option<Pairs>) {
+        let Some(root) = self.root.filter(|_| !self.cells.is_empty()) else { return self.retain(|_| false) };
+        if let Some(pairs) = apart(root, self.low, self.high) {
+            self.pairs.add(pairs);
+            return;
+        }
+        let mut all = self.pairs;
+        self.retain(|cell| {
+            !killed.contains(&cell.domain)
+                || apart(root, cell.offset, cell.end()).is_some_and(|pairs| {
+                    all.add(pairs);
+                    true
+                })
+        });
+        self.pairs = all;
+    }
 }
 
 /// See the module's documentation.
@@ -92,6 +139,8 @@ pub(crate) struct Memory {
     bases: Vec<Cells>,
     /// Where each base is in `bases`.
     places: MixMap<Base, u32>,
+    /// The bases in `bases` whose root has a number.
+    numbered: Vec<u32>,
     /// The base that was used last: an access is looked at twice, and neighbours share their base.
     last: usize,
 }
@@ -101,6 +150,7 @@ impl Memory {
     pub(crate) fn clear(&mut self) {
         self.bases.clear();
         self.places.clear();
+        self.numbered.clear();
     }
 
     /// Forgets the cells of `domain`.
@@ -108,27 +158,83 @@ impl Memory {
         self.epochs[domain as usize] += 1;
     }
 
-    /// The cells of `base` that are still valid.
-    fn cells(&mut self, base: Base) -> &mut Cells {
-        let epochs = self.epochs;
+    /// The cells at the base of `place` that are still valid.
+    fn cells(&mut self, place: &Place) -> &mut Cells {
+        let base = place.base;
         if self.bases.get(self.last).is_none_or(|cells| cells.base != base) {
             self.last = *self.places.entry(base).or_insert_with(|| {
-                self.bases.push(Cells { base, epochs, cells: Vec::new() });
+                let (low, high) = (i64::MAX, i64::MIN);
+                let epochs = self.epochs;
+                let pairs = Pairs::default();
+                self.bases.push(Cells { base, epochs, cells: Vec::new(), root: None, low, high, pairs });
                 self.bases.len() as u32 - 1
             }) as usize;
         }
         let cells = &mut self.bases[self.last];
-        if cells.epochs != epochs {
-            let old = cells.epochs;
-            cells.cells.retain(|cell| old[cell.domain as usize] == epochs[cell.domain as usize]);
-            cells.epochs = epochs;
+        if cells.root.is_none() && place.root.is_some() {
+            cells.root = place.root;
+            self.numbered.push(self.last as u32);
         }
+        cells.validate(self.epochs);
         cells
     }
 
+    /// What a load of type `ty` at `place` would give, and what that relies on.
+    pub(crate) fn load(&mut self, place: &Place, ty: Type) -> Option<(Known, Pairs)> {
+        let cells = self.cells(place);
+        let known = cells.load(place, ty)?;
+        Some((known, cells.pairs))
+    }
+
+    /// Notes that `place` holds `value`, which was loaded.
+    pub(crate) fn loaded(&mut self, place: &Place, ty: Type, value: Value) {
+        let cells = self.cells(place);
+        if cells.cells.len() >= MAX_CELLS {
+            cells.cells.remove(0);
+        }
+        let cell = Cell { offset: place.offset, ty, value, domain: place.domain };
+        (cells.low, cells.high) = (cells.low.min(cell.offset), cells.high.max(cell.end()));
+        cells.cells.push(cell);
+    }
+
+    /// Notes that `place` now holds `value`: forgets what the store may have changed, but for cells at other roots of which
+    /// `apart` says that their range is other memory.
+    pub(crate) fn stored(
+        &mut self,
+        place: &Place,
+        ty: Type,
+        value: Value,
+        mut apart: impl FnMut(RootId, i64, i64) -> Option<Pairs>,
+    ) {
+        self.cells(place);
+        let killed: &[Domain] = match place.domain {
+            Domain::Frame => &[Domain::Frame, Domain::Unclear],
+            Domain::Unclear => &[Domain::Frame, Domain::Unclear, Domain::Other],
+            Domain::Other => &[Domain::Unclear, Domain::Other],
+        };
+        let old = self.epochs;
+        killed.iter().for_each(|domain| self.epochs[*domain as usize] += 1);
+        if place.root.is_some() {
+            for &at in self.numbered.iter().filter(|at| **at as usize != self.last) {
+                let cells = &mut self.bases[at as usize];
+                cells.validate(old);
+                cells.spare(killed, &mut apart);
+                cells.epochs = self.epochs;
+            }
+        }
+        // The cells of the same base, which are valid until here, are compared by offset instead.
+        let cells = &mut self.bases[self.last];
+        cells.epochs = self.epochs;
+        let (start, end) = (place.offset, place.offset.wrapping_add(place.bytes));
+        cells.retain(|cell| cell.end() <= start || end <= cell.offset);
+        self.loaded(place, ty, value);
+    }
+}
+
+impl Cells {
     /// What a load of type `ty` at `place` would give.
-    pub(crate) fn load(&mut self, place: &Place, ty: Type) -> Option<Known> {
-        let cells = &self.cells(place.base).cells;
+    fn load(&self, place: &Place, ty: Type) -> Option<Known> {
+        let cells = &self.cells;
         let (start, end) = (place.offset, place.offset.wrapping_add(place.bytes));
         let exact = |offset: i64, ty: Type| cells.iter().find(|cell| cell.offset == offset && cell.ty == ty);
         if let Some(cell) = exact(start, ty) {
@@ -146,55 +252,5 @@ impl Memory {
             return Some(Known::Part(around.value, skipped));
         }
         (ty == Type::I64 && skipped.is_multiple_of(64)).then_some(Known::Half(around.value, skipped == 64))
-    }
-
-    /// Notes that `place` holds `value`, which was loaded.
-    pub(crate) fn loaded(&mut self, place: &Place, ty: Type, value: Value) {
-        let cells = &mut self.cells(place.base).cells;
-        if cells.len() >= MAX_CELLS {
-            cells.remove(0);
-        }
-        cells.push(Cell { offset: place.offset, ty, value, domain: place.domain });
-    }
-
-    /// Notes that `place` now holds `value`: forgets what the store may have changed, but for cells for which `is_apart`
-    /// says of their base and range that they are other memory. It is asked for bases without an index in `spared`.
-    pub(crate) fn stored(
-        &mut self,
-        place: &Place,
-        ty: Type,
-        value: Value,
-        spared: &[Value],
-        is_apart: impl Fn(Value, i64, i64) -> bool,
-    ) {
-        let mut kept = Vec::new();
-        for &root in spared {
-            let base = Base { root, index: Value::NONE, scale: 1 };
-            if base != place.base && self.places.contains_key(&base) {
-                self.cells(base);
-                kept.push(self.last);
-            }
-        }
-        self.cells(place.base);
-        let killed: &[Domain] = match place.domain {
-            Domain::Frame => &[Domain::Frame, Domain::Unclear],
-            Domain::Unclear => &[Domain::Frame, Domain::Unclear, Domain::Other],
-            Domain::Other => &[Domain::Unclear, Domain::Other],
-        };
-        for domain in killed {
-            self.forget(*domain);
-        }
-        for at in kept {
-            let cells = &mut self.bases[at];
-            cells.epochs = self.epochs;
-            let root = cells.base.root;
-            cells.cells.retain(|cell| is_apart(root, cell.offset, cell.end()));
-        }
-        // The cells of the same base, which are valid until here, are compared by offset instead.
-        let cells = &mut self.bases[self.last];
-        cells.epochs = self.epochs;
-        let (start, end) = (place.offset, place.offset.wrapping_add(place.bytes));
-        cells.cells.retain(|cell| cell.end() <= start || end <= cell.offset);
-        self.loaded(place, ty, value);
     }
 }

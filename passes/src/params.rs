@@ -27,6 +27,9 @@ enum Arriving {
 
 /// Runs the pass.
 pub(crate) fn run(trace: &mut Trace, stats: &mut Stats) {
+    if trace.segments.values().all(|segment| segment.params.is_empty()) {
+        return;
+    }
     let graph = Graph::new(trace);
     let mut renames = Map::filled(trace.insts.len(), Value::NONE);
     let mut guards = Vec::new();

@@ -176,7 +176,6 @@ fn run_group(trace: &mut Trace, group: &[Entry], stats: &mut Stats) {
             if stats.changes() == *seen {
                 continue;
             }
-            let late = stats.late_facts;
             stats.rewrites.enter(pass.name);
             let before = stats.reasons.is_some().then(|| Census::of(trace));
             pass.run(trace, stats);
@@ -186,8 +185,7 @@ fn run_group(trace: &mut Trace, group: &[Entry], stats: &mut Stats) {
             stats.passes_run += 1;
             check(trace, pass.name);
             idle = false;
-            // Facts that were found late are news to the pass that found them as well.
-            *seen = if stats.late_facts == late { stats.changes() } else { u64::MAX };
+            *seen = stats.changes();
         }
         if idle {
             break;

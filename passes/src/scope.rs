@@ -92,6 +92,8 @@ pub(crate) struct Scope<'t> {
     facts: Map<Value, Fact>,
     numbers: Numbers,
     constants: Numbers,
+    /// The truth values, once they are needed.
+    truths: [Value; 2],
     /// Values of which something is known here only, in order.
     learned: Vec<Value>,
 }
@@ -111,8 +113,9 @@ impl<'t> Scope<'t> {
             pool: Vec::new(),
             rounding_is_fixed: false,
             facts: Map::filled(count, UNKNOWN),
-            numbers: Numbers::with_capacity(count),
-            constants: Numbers::with_capacity(count / 8),
+            numbers: Numbers::with_capacity(count / 4),
+            constants: Numbers::with_capacity(count / 16),
+            truths: [Value::NONE; 2],
             learned: Vec::new(),
             trace,
             stats,
@@ -190,6 +193,14 @@ impl<'t> Scope<'t> {
         let value = self.add(inst);
         self.pool_constant(value);
         value
+    }
+
+    /// The constant for a truth value.
+    fn truth(&mut self, truth: bool) -> Value {
+        if !self.truths[usize::from(truth)].is_some() {
+            self.truths[usize::from(truth)] = self.constant(Type::I1, i64::from(truth));
+        }
+        self.truths[usize::from(truth)]
     }
 
     /// Moves the constant `value` of the trace into the pool, or replaces it by an equal one there.
@@ -392,7 +403,7 @@ impl<'t> Scope<'t> {
             return;
         }
         let inst = self.def(value);
-        let constant = self.constant(Type::I1, i64::from(truth));
+        let constant = self.truth(truth);
         self.set_fact(value, constant);
         let [a, b, _] = inst.args;
         match (inst.op, truth) {
@@ -437,7 +448,7 @@ impl<'t> Scope<'t> {
         for &(op, a, b, truth) in facts {
             let mut inst = Inst::binary(op, Type::I1, a, b);
             normalise(self.trace, &mut inst);
-            let constant = self.constant(Type::I1, i64::from(truth));
+            let constant = self.truth(truth);
             if let Some(known) = self.numbers.get(&inst) {
                 let known = self.resolve(known);
                 if self.as_const(known).is_none() {
@@ -492,7 +503,6 @@ impl<'t> Scope<'t> {
     pub(crate) fn set_global_fact(&mut self, value: Value, constant: Value) {
         debug_assert!(!self.facts[value].here.is_some());
         self.facts[value].here = constant;
-        self.stats.late_facts += 1;
     }
 }
 

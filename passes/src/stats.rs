@@ -52,8 +52,6 @@ pub struct Stats {
     pub loops_copied: u32,
     /// Why loops did not get one.
     pub loop_refusals: Vec<&'static str>,
-    /// Facts about the entry that a walk learned after it had passed code to which they apply.
-    pub(crate) late_facts: u32,
     /// Why things are left, if somebody wants to know.
     pub(crate) reasons: Option<Box<Reasons>>,
     /// Everything that was done, one by one.

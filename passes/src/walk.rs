@@ -13,7 +13,7 @@
 //! Worked example: see the crate's documentation.
 
 use crate::Stats;
-use crate::apart::{self, Apart, Window};
+use crate::apart::{Apart, RootId, Window};
 use crate::frames::Frames;
 use crate::graph::{self, Graph};
 use crate::loss::Losses;
@@ -71,10 +71,6 @@ pub(crate) fn run_forward(trace: &mut Trace, stats: &mut Stats) {
 /// Walks over `trace`, with memory forwarding if `forward`.
 pub(crate) fn run(trace: &mut Trace, stats: &mut Stats, forward: bool) {
     graph::remove_unreachable(trace);
-    // The first walk brings addresses into the form that shows their roots.
-    if forward && stats.passes_run >= 2 {
-        apart::guard_windows(trace, stats);
-    }
     let graph = Graph::new(trace);
     let entry = trace.entry();
     let mut walk = Walk {
@@ -96,6 +92,7 @@ pub(crate) fn run(trace: &mut Trace, stats: &mut Stats, forward: bool) {
         scope: Scope::new(trace, stats),
     };
     walk.scan();
+    walk.promote_early();
     let mut steps = vec![Step::Enter(entry)];
     while let Some(step) = steps.pop() {
         match step {
@@ -251,7 +248,6 @@ impl Walk<'_> {
                 self.native(&inst);
                 self.scope.out.push(value);
             }
-            Opcode::Tick => self.scope.out.push(value),
             _ => {
                 debug_assert!(matches!(inst.op.effect(), Effect::Pure));
                 self.scope.out.push(value);
@@ -339,13 +335,14 @@ impl Walk<'_> {
             return;
         }
         if self.forward {
-            let place = self.place(&address, inst.ty);
-            if let Some(known) = self.memory.load(&place, inst.ty)
+            let place = self.place(value, &address, inst.ty);
+            if let Some((known, pairs)) = self.memory.load(&place, inst.ty)
                 && let Some(other) = self.extract(known, inst.ty)
                 && self.scope.stats.may("load forwarded")
             {
                 self.scope.replace(value, other);
                 self.scope.stats.loads_forwarded += 1;
+                self.apart.rely(pairs);
                 return;
             }
             self.memory.loaded(&place, inst.ty, value);
@@ -391,12 +388,13 @@ impl Walk<'_> {
         inst.set_address(address);
         inst.args[2] = self.scope.resolve(inst.args[2]);
         if self.forward {
-            let place = self.place(&address, inst.ty);
-            if let Some(Known::Same(known)) = self.memory.load(&place, inst.ty)
+            let place = self.place(value, &address, inst.ty);
+            if let Some((Known::Same(known), pairs)) = self.memory.load(&place, inst.ty)
                 && self.scope.resolve(known) == inst.args[2]
                 && self.scope.stats.may("store of what is there")
             {
                 self.scope.stats.stores_removed += 1;
+                self.apart.rely(pairs);
                 return;
             }
             self.note_store(&place, &inst);
@@ -427,28 +425,31 @@ impl Walk<'_> {
     }
 
     fn note_store(&mut self, place: &Place, inst: &Inst) {
-        let (ty, value) = (inst.ty, inst.args[2]);
-        let root = place.base.root;
-        if self.apart.is_empty() || !root.is_some() || place.base.index.is_some() {
-            return self.memory.stored(place, ty, value, &[], |_, _, _| false);
-        }
-        let own = Window { root, start: place.offset, end: place.offset + place.bytes };
-        let partners: Vec<Value> = self.apart.partners(root).collect();
-        let is_apart = |root: Value, start: i64, end: i64| self.apart.are_apart(&own, &Window { root, start, end });
-        self.memory.stored(place, ty, value, &partners, is_apart);
+        let own = place.root.map(|root| Window { root, start: place.offset, end: place.offset + place.bytes });
+        let Walk { memory, apart, scope, .. } = self;
+        memory.stored(place, inst.ty, inst.args[2], |root: RootId, start, end| {
+            apart.are_apart(&own?, &Window { root, start, end }, || scope.stats.may("roots apart"))
+        });
     }
 
-    /// The place of an access with an address in normal form.
-    fn place(&mut self, address: &Address, ty: Type) -> Place {
+    /// The place of access `value` with an address in normal form.
+    fn place(&mut self, value: Value, address: &Address, ty: Type) -> Place {
         let bytes = i64::from(ty.bytes());
         let Address { root, index, scale, offset } = *address;
         if let Some(absolute) = self.absolute(address) {
             let base = Base { root: Value::NONE, index: Value::NONE, scale: 1 };
-            return Place { base, offset: absolute as i64, bytes, domain: Domain::Other };
+            return Place { base, offset: absolute as i64, bytes, domain: Domain::Other, root: None };
         }
         let domain = self.frames.domain(self.scope.trace, address, bytes);
         let base = Base { root, index, scale: if index.is_some() { scale } else { 1 } };
-        Place { base, offset: i64::from(offset), bytes, domain }
+        let is_compared = self.entry_slots.get(root) == Some(&true) && !index.is_some();
+        let root = self.scope.trace.recorded(value).filter(|_| is_compared).and_then(|recorded| {
+            let slot = self.scope.trace.insts[root].slot();
+            let is_pointer = !matches!(slot, None | Some(Slot::FLAGS | Slot::FS | Slot::GS));
+            let base = recorded.address.wrapping_sub(i64::from(offset) as u64);
+            if is_pointer { self.apart.root(root, base) } else { None }
+        });
+        Place { base, offset: i64::from(offset), bytes, domain, root }
     }
 
     fn terminator(&mut self, segment: Segment) {
@@ -506,8 +507,24 @@ impl Walk<'_> {
         }
     }
 
+    /// Guards at the start of the trace that roots are apart, where that was concluded from.
+    fn guard_pairs(&mut self) {
+        let guards: Vec<_> = self.apart.guards().collect();
+        for (a, b, addend, limit) in guards {
+            let exit = self.start_exit();
+            let [addend, limit] = [addend, limit].map(|imm| self.scope.constant(Type::I64, imm));
+            let difference = self.scope.add(Inst::binary(Opcode::Sub, Type::I64, a, b));
+            let moved = self.scope.add(Inst::binary(Opcode::Add, Type::I64, difference, addend));
+            let test = self.scope.add(Inst::binary(Opcode::Ule, Type::I1, moved, limit));
+            let guard = self.scope.add(Inst::guard(true, test, exit));
+            self.entry_guards.extend([difference, moved, test, guard]);
+            self.scope.stats.roots_apart += 1;
+        }
+    }
+
     /// Completes shared exits and the entry segment.
     fn finish(&mut self, entry: Segment) {
+        self.guard_pairs();
         let shared: Vec<Exit> = self.exit_uses.iter().filter(|uses| *uses.1 > 1).map(|uses| uses.0).collect();
         for exit in shared {
             let mut data = std::mem::replace(&mut self.scope.trace.exits[exit], ExitData::new(0, 0));

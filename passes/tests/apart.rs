@@ -20,9 +20,9 @@ seg0():
 exit0 @0x40 { rax = v3, rdx = v4 }
 }";
 
-/// What `forward` makes of the text when other passes have been there before.
+/// What `forward` makes of the text.
 fn after() -> redmagic_ir::Trace {
-    let (after, stats) = optimised(&trace(TEXT), "params,forward,params,forward,dce");
+    let (after, stats) = optimised(&trace(TEXT), "forward,dce");
     assert_eq!((stats.roots_apart, stats.loads_forwarded), (1, 1), "{after}");
     after
 }
@@ -51,6 +51,52 @@ fn registers_that_come_close_leave_before_anything_has_happened() {
 #[test]
 fn what_was_recorded_close_together_is_not_kept_apart() {
     let text = TEXT.replace("@0x5110", "@0x500c");
-    let (_, stats) = optimised(&trace(&text), "params,forward,params,forward,dce");
+    let (_, stats) = optimised(&trace(&text), "forward,dce");
     assert_eq!((stats.roots_apart, stats.loads_forwarded), (0, 0));
+}
+
+#[test]
+fn pairs_that_nothing_was_concluded_from_are_not_guarded() {
+    // Two more loads before the store, of which only one is repeated behind it.
+    let text = TEXT
+        .replace("  store", "  v5: i64 = slot rsi\n  v6: i64 = load [v5] @0x6000=0x3\n  store")
+        .replace("  v5: i64 = slot rsi\n", "")
+        .replace("  v2: i64 = slot rdx\n", "  v2: i64 = slot rdx\n  v5: i64 = slot rsi\n")
+        .replace("rdx = v4", "rdx = v4, rdi = v6");
+    let (after, stats) = optimised(&trace(&text), "forward,dce");
+    assert_eq!((stats.roots_apart, stats.loads_forwarded), (1, 1), "{after}");
+}
+
+#[test]
+fn a_guard_is_found_again_by_later_walks() {
+    let (once, _) = optimised(&trace(TEXT), "forward,dce");
+    let (twice, stats) = optimised(&once, "forward,dce");
+    assert_eq!(stats.roots_apart, 0);
+    assert_eq!(twice.to_string(), once.to_string());
+}
+
+#[test]
+fn one_guard_covers_all_accesses_of_a_pair_but_not_where_it_was_recorded() {
+    // The stores behind rcx are on both sides of what is behind rbx: one of them can be kept apart.
+    let text = "trace t @0x1000 {
+seg0():
+  v0: i64 = slot rbx
+  v1: i64 = slot rcx
+  v2: i64 = slot rdx
+  v3: i64 = load [v0 + 8] @0x5008=0x7
+  store i64 [v1 + 16], v2 @0x5110=0x9
+  store i64 [v1 - 512], v2 @0x4f00=0x9
+  v4: i64 = load [v0 + 8] @0x5008=0x7
+  leave exit0
+exit0 @0x40 { rax = v3, rdx = v4 }
+}";
+    let (_, stats) = optimised(&trace(text), "forward,dce");
+    assert_eq!((stats.roots_apart, stats.loads_forwarded), (0, 0));
+    let same_side = text.replace("[v1 - 512], v2 @0x4f00", "[v1 + 512], v2 @0x5300");
+    let (after, stats) = optimised(&trace(&same_side), "forward,dce");
+    assert_eq!((stats.roots_apart, stats.loads_forwarded), (1, 1), "{after}");
+    for distance in [-600, -505, -15, -8, 0, 8, 256] {
+        let base = guest(&[(Slot::RBX, 0x5000), (Slot::RCX, 0x5000_u64.wrapping_add_signed(distance))]);
+        assert!(same_effects(&trace(&same_side), &after, &base) > 0, "distance {distance}");
+    }
 }

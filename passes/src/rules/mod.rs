@@ -43,19 +43,26 @@ pub struct Rule {
     ops: &'static [Opcode],
     /// Whether it also holds for results wider than 64 bits.
     wide: bool,
-    /// What may define the first operand, the second one, one of both, for the rule to fit: sets of opcodes.
-    first: u128,
-    second: u128,
-    either: u128,
+    gate: Gate,
     apply: Apply,
 }
 
-const _: () = assert!(Opcode::ALL.len() <= 128);
+/// What may define operands for a rule to fit: sets of opcodes. They only save asking the rule, which looks for itself: so
+/// two opcodes may share a bit.
+#[derive(Clone, Copy)]
+struct Gate {
+    /// The first operand.
+    first: u64,
+    /// The second operand.
+    second: u64,
+    /// One of both.
+    either: u64,
+}
 
 /// A rule for results of at most 64 bits.
 const fn rule(name: &'static str, identity: &'static str, ops: &'static [Opcode], apply: Apply) -> Rule {
-    const ANY: u128 = u128::MAX;
-    Rule { name, identity, ops, wide: false, first: ANY, second: ANY, either: ANY, apply }
+    const ANY: u64 = u64::MAX;
+    Rule { name, identity, ops, wide: false, gate: Gate { first: ANY, second: ANY, either: ANY }, apply }
 }
 
 /// A rule for results of any width.
@@ -63,12 +70,17 @@ const fn wide(name: &'static str, identity: &'static str, ops: &'static [Opcode]
     Rule { wide: true, ..rule(name, identity, ops, apply) }
 }
 
+/// The bit of an opcode in a set.
+const fn bit(op: Opcode) -> u64 {
+    1 << (op as u8 & 63)
+}
+
 /// A set of opcodes.
-const fn set(ops: &[Opcode]) -> u128 {
+const fn set(ops: &[Opcode]) -> u64 {
     let mut set = 0;
     let mut at = 0;
     while at < ops.len() {
-        set |= 1 << ops[at] as u8;
+        set |= bit(ops[at]);
         at += 1;
     }
     set
@@ -77,17 +89,17 @@ const fn set(ops: &[Opcode]) -> u128 {
 impl Rule {
     /// The rule looks at first operands that one of `ops` defines.
     const fn first(self, ops: &[Opcode]) -> Rule {
-        Rule { first: set(ops), ..self }
+        Rule { gate: Gate { first: set(ops), ..self.gate }, ..self }
     }
 
     /// The rule looks at second operands that one of `ops` defines.
     const fn second(self, ops: &[Opcode]) -> Rule {
-        Rule { second: set(ops), ..self }
+        Rule { gate: Gate { second: set(ops), ..self.gate }, ..self }
     }
 
     /// The rule looks at instructions with an operand that one of `ops` defines.
     const fn either(self, ops: &[Opcode]) -> Rule {
-        Rule { either: set(ops), ..self }
+        Rule { gate: Gate { either: set(ops), ..self.gate }, ..self }
     }
 }
 
@@ -98,14 +110,22 @@ pub fn all_rules() -> &'static [Rule] {
         .get_or_init(|| [arith::RULES, logic::RULES, shift::RULES, width::RULES, compare::RULES, flags::RULES].concat())
 }
 
-/// For each opcode its rules, with their places in the table.
-fn by_opcode() -> &'static [Vec<(u16, Rule)>] {
-    static INDEX: OnceLock<Vec<Vec<(u16, Rule)>>> = OnceLock::new();
+/// A rule in the list of one opcode.
+struct Listed {
+    gate: Gate,
+    /// Its place in the table.
+    at: u16,
+    wide: bool,
+}
+
+/// For each opcode its rules.
+fn by_opcode() -> &'static [Vec<Listed>] {
+    static INDEX: OnceLock<Vec<Vec<Listed>>> = OnceLock::new();
     INDEX.get_or_init(|| {
-        let mut index = vec![Vec::new(); Opcode::ALL.len()];
+        let mut index: Vec<Vec<Listed>> = Opcode::ALL.iter().map(|_| Vec::new()).collect();
         for (at, rule) in all_rules().iter().enumerate() {
             for op in rule.ops {
-                index[*op as usize].push((at as u16, *rule));
+                index[*op as usize].push(Listed { gate: rule.gate, at: at as u16, wide: rule.wide });
             }
         }
         index
@@ -114,20 +134,19 @@ fn by_opcode() -> &'static [Vec<(u16, Rule)>] {
 
 /// Applies the first rule that fits `inst`.
 pub(crate) fn apply(scope: &mut Scope, inst: &Inst) -> Option<Out> {
-    let rules = &by_opcode()[inst.op as usize];
-    if rules.is_empty() {
+    let list = &by_opcode()[inst.op as usize];
+    if list.is_empty() {
         return None;
     }
-    let defined_by = |operand: Value| scope.trace.insts.get(operand).map_or(0, |inst| 1u128 << inst.op as u8);
+    // An operand that is missing is left to the rule.
+    let defined_by = |operand: Value| scope.trace.insts.get(operand).map_or(u64::MAX, |inst| bit(inst.op));
     let (first, second) = (defined_by(inst.args[0]), defined_by(inst.args[1]));
     let narrow = inst.ty.bits() <= 64;
-    for (at, rule) in rules {
-        // An instruction without a second operand has no rule that asks for one.
-        let fits = rule.first & first != 0
-            && (rule.second == u128::MAX || rule.second & second != 0)
-            && rule.either & (first | second) != 0;
+    for Listed { gate, at, wide } in list {
+        let fits = gate.first & first != 0 && gate.second & second != 0 && gate.either & (first | second) != 0;
         if fits
-            && (rule.wide || narrow)
+            && (*wide || narrow)
+            && let rule = &all_rules()[usize::from(*at)]
             && let Some(out) = (rule.apply)(scope, inst)
             && scope.stats.may(rule.name)
         {
