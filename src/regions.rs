@@ -111,6 +111,7 @@ pub extern "C" fn redmagic_temp_enable() {
         "mov rdx, qword ptr [rax + {rec_next}]",
         "mov qword ptr fs:[rcx + {regions}], rdx",
         "sub dword ptr fs:[rcx + {disabled}], 1",
+        "mov dword ptr fs:[rcx + {busy}], 1",
         "mov dword ptr [rax + {rec_live}], {waiting}",
         "jmp {go_on}",
         "3: mov rdi, qword ptr [rsp]",
@@ -143,6 +144,7 @@ pub extern "C" fn redmagic_end_merge_block() {
         "xor edx, edx",
         "cmpxchg qword ptr fs:[rcx + {merge}], rdx",
         "jne 3f",
+        "mov dword ptr fs:[rcx + {busy}], 1",
         "mov dword ptr [rax + {rec_live}], {waiting}",
         "jmp {go_on}",
         "3: mov rdi, qword ptr [rsp]",
@@ -157,21 +159,19 @@ pub extern "C" fn redmagic_end_merge_block() {
     )
 }
 
-/// Goes on in the trace whose record is in rax, with the state behind the call that has led here; returns from that call if
-/// rax is null.
+/// Goes on in the trace whose record is in rax, with the state behind the call that has led here, and the thread busy already;
+/// returns from that call if rax is null.
 #[unsafe(naked)]
 extern "C" fn go_on() {
     naked_asm!(
         "test rax, rax",
         "jne 2f",
         "ret",
-        "2: mov rcx, qword ptr [rip + redmagic_tls_block@GOTTPOFF]",
-        "mov dword ptr fs:[rcx + {busy}], 1",
-        "lea rsp, [rsp + 8]",
+        "2: lea rsp, [rsp + 8]",
         // No convention keeps rax; the same value as behind a call that returns.
         "mov qword ptr [rax + {rec_rax}], 0",
         "jmp {return_common}",
-        busy = const tls::BUSY, rec_rax = const offset_of!(Record, rax), return_common = sym return_common,
+        rec_rax = const offset_of!(Record, rax), return_common = sym return_common,
     )
 }
 
@@ -221,7 +221,7 @@ extern "C" fn on_end_merge(return_address: u64, rsp: u64) -> *mut Record {
     ptr::null_mut()
 }
 
-/// Whether a region ends here; then its record waits for `return_common`.
+/// Whether a region ends here; then its record waits for `return_common`, and the thread is busy.
 fn ends_here(record: &mut Record, return_address: u64, rsp: u64) -> bool {
     let context = thread::current_context();
     if context.is_null() || record.live.load(Relaxed) != REGION || record.rsp != rsp {
@@ -233,6 +233,8 @@ fn ends_here(record: &mut Record, return_address: u64, rsp: u64) -> bool {
     }
     let ends = record.return_address == return_address;
     if ends {
+        // From here on the record would pass for one that was abandoned: no handler may look for such.
+        thread::set_busy(true);
         record.live.store(WAITING, Relaxed);
     }
     ends

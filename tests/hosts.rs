@@ -165,7 +165,7 @@ fn any_function_at_any_time() {
 fn every_function_against_a_model() {
     let rounds: u64 = std::env::var("REDMAGIC_TEST_ROUNDS").map_or(1, |rounds| rounds.parse().unwrap());
     let seed = seed() % 1_000_000_000;
-    for (flags, link) in [("-O2", Shared), ("-O0", Static)] {
+    for (flags, link) in [("-O2", Shared), ("-O0", Static), ("-O2 -DSIGNALS=1", Shared)] {
         let program = Build::new("tests/hosts", &["model.c"], flags, link).build();
         let (mut calls, mut traced) = (0, 0);
         for at in 0..rounds * 4 {

@@ -6,16 +6,20 @@
  * stack, from several threads, and some are skipped by longjmp. What the programs compute is compared with a second
  * interpreter that knows nothing of the library.
  *
+ * With SIGNALS defined, a signal handler does all that, balanced, a thousand times a second.
+ *
  * Usage: model SEED PROGRAMS THREADS. Prints how many calls of the API were made; exits with 1 at the first difference.
  */
 #include "redmagic.h"
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 
 enum { LENGTH = 24, DEEPEST = 40, LEVELS = 3, IDS = 8, PASSES = 90 };
 
@@ -50,6 +54,9 @@ static _Atomic uint8_t disabled[IDS];
 static int started, alone, switched_off;
 static const uint64_t *const end_of_counters = &((struct redmagic_stats *)0)->checks_passed + 1;
 
+#ifndef SIGNALS
+#define SIGNALS 0
+#endif
 #define NOINLINE __attribute__((noinline))
 
 static NOINLINE void fail(const struct thread *t, int line, const char *what) {
@@ -162,7 +169,7 @@ static NOINLINE uint64_t probe(struct thread *t, unsigned which, uint64_t x) {
     redmagic_fellthrough_branch(&ids[which]);
     redmagic_get_stats(&after, sizeof after);
     t->steps += 2 * PASSES + 3;
-    if (must_not) CHECK(traced == 0 && (!alone || before.entries == after.entries));
+    if (must_not) CHECK(traced == 0 && (!alone || SIGNALS || before.entries == after.entries));
     t->probes += traced;
     return x;
 }
@@ -338,6 +345,38 @@ static uint64_t plain_run(struct thread *t, const struct insn *code, uint64_t *r
     }
 }
 
+/* ---- A handler that does the same, on whatever thread. ---- */
+
+static _Atomic long ticks, wrong;
+
+static NOINLINE long in_handler(long x, int traced_at_all) {
+    for (int i = 0; i < 40; i++) {
+        redmagic_temp_disable();
+        x = x * 3 + i;
+        wrong += redmagic_is_traced();
+        redmagic_temp_enable();
+        redmagic_begin_merge_block();
+        if (x & 1) x ^= i;
+        redmagic_end_merge_block();
+        if (traced_at_all) REDMAGIC_BACKWARDS_BRANCH(&ticks);
+    }
+    return x;
+}
+
+static NOINLINE long plain_handler(long x) {
+    for (int i = 0; i < 40; i++) {
+        x = x * 3 + i;
+        if (x & 1) x ^= i;
+    }
+    return x;
+}
+
+static void handle(int signal) {
+    long tick = ++ticks;
+    (void)signal;
+    if (in_handler(tick, tick & 1) != plain_handler(tick)) wrong++;
+}
+
 /* ---- Programs. ---- */
 
 static void begin(struct thread *t) {
@@ -404,6 +443,9 @@ int main(int argc, char **argv) {
     redmagic_do_not_trace_function((void *)probe);
     redmagic_do_not_trace_function((void *)stats);
     redmagic_do_not_trace_function((void *)fail);
+    struct sigaction action = {.sa_handler = handle, .sa_flags = SA_RESTART};
+    struct itimerval often = {{0, 1000}, {0, 1000}}, never = {{0, 0}, {0, 0}};
+    if (SIGNALS && (sigaction(SIGALRM, &action, NULL) || setitimer(ITIMER_REAL, &often, NULL))) return 2;
     pthread_t handles[64];
     alone = threads <= 1;
     for (uint64_t at = 0; at < threads && at < 64; at++) {
@@ -418,6 +460,8 @@ int main(int argc, char **argv) {
         traced += all[at].traced;
         probes += all[at].probes;
     }
+    if (setitimer(ITIMER_REAL, &never, NULL)) return 2;
+    CHECK(wrong == 0);
     struct redmagic_stats statistics;
     redmagic_get_stats(&statistics, sizeof statistics);
     if (watching) CHECK(statistics.misuse == misuse);
