@@ -81,6 +81,9 @@ pub const fn vector_offset(number: u8) -> i32 {
     offset_of!(Context, vector) as i32 + number as i32 * 64
 }
 
+/// Bytes of a vector register above its slots: who writes the last slot clears them.
+pub const ABOVE: i32 = 32;
+
 /// Offset of a slot.
 pub fn slot_offset(slot: Slot) -> i32 {
     if let Some(number) = slot.as_gpr() {
@@ -101,6 +104,7 @@ pub fn backend_layout() -> Layout {
     let argument = |at: usize| (offset_of!(Context, flag_args) + at * 8) as i32;
     Layout {
         slots: std::array::from_fn(|at| Slot::from_index(at).map_or(0, slot_offset)),
+        above: ABOVE,
         free_record: offset_of!(Context, free_record) as i32,
         flag_args: [argument(0), argument(1), argument(2)],
         record_resume: offset_of!(Record, resume) as i32,
@@ -153,7 +157,11 @@ impl Context {
         if let Some(number) = slot.as_gpr() {
             self.gpr[usize::from(number)] = value;
         } else if let Some((number, lane)) = slot.as_xmm() {
-            self.vector[usize::from(number)][usize::from(lane)] = value;
+            let register = &mut self.vector[usize::from(number)];
+            register[usize::from(lane)] = value;
+            if lane == 3 {
+                register[4..].fill(0);
+            }
         } else if slot == Slot::FLAGS {
             self.flags = value & 0xffff_ffff;
         } else if slot == Slot::FS {

@@ -18,7 +18,7 @@
 //! jmp 0x401000
 //! ```
 
-use crate::context::{Context, gpr_offset, slot_offset, tls};
+use crate::context::{ABOVE, Context, gpr_offset, slot_offset, tls};
 use crate::emit::{Emitter, RAX, RBX, RCX, RDI, RDX, RSI, RSP, Register};
 use crate::exits::ExitRecord;
 use crate::records::{ABANDONED, REGION, Record, THUNK_DISTANCE, WAITING};
@@ -248,6 +248,10 @@ fn constants_to_context(code: &mut Emitter, exit: &ExitCode) {
     for &(slot, value) in exit.constants.iter().filter(|(slot, _)| slot.as_gpr().is_none()) {
         code.constant(RAX, value);
         code.store(RBX, slot_offset(slot), RAX);
+        if slot.as_xmm().is_some_and(|(_, lane)| lane == 3) {
+            code.constant(RAX, 0);
+            (8..=ABOVE).step_by(8).for_each(|above| code.store(RBX, slot_offset(slot) + above, RAX));
+        }
     }
 }
 

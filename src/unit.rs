@@ -8,7 +8,7 @@ use crate::pieces::VectorState;
 use crate::recorder::Origin;
 use crate::regions::Kind;
 use redmagic_backend::ExitCode;
-use redmagic_ir::{ExitKind, Terminator, Trace};
+use redmagic_ir::{ExitKind, Slot, Terminator, Trace};
 
 /// A compiled trace.
 pub struct Unit {
@@ -56,7 +56,7 @@ pub struct ExitInfo {
 /// machine. As soon as the context is written by a call or by a verbatim instruction, it is the context that counts.
 pub fn exit_vectors(trace: &Trace, entry: VectorState) -> Vec<VectorState> {
     let natives = || trace.natives.values();
-    let base = if natives().any(|native| native.wide) {
+    let base = if natives().any(|native| native.wide) || has_upper_lanes(trace) {
         VectorState::All
     } else {
         let calls = trace.segments.values().any(|segment| matches!(segment.terminator, Terminator::Call(_)));
@@ -73,5 +73,12 @@ pub fn exit_vectors(trace: &Trace, entry: VectorState) -> Vec<VectorState> {
 
 /// Whether residual calls of a trace have to save all vector state.
 pub fn is_wide(trace: &Trace, entry: VectorState) -> bool {
-    entry == VectorState::All || trace.natives.values().any(|native| native.wide)
+    entry == VectorState::All || trace.natives.values().any(|native| native.wide) || has_upper_lanes(trace)
+}
+
+/// Whether a trace reads or writes upper halves of ymm registers.
+fn has_upper_lanes(trace: &Trace) -> bool {
+    let upper = |slot: Option<Slot>| slot.is_some_and(Slot::is_upper);
+    let listed = |exit: &redmagic_ir::ExitData| exit.slots.iter().any(|(slot, _)| slot.is_upper());
+    trace.exits.values().any(listed) || trace.insts.values().any(|inst| upper(inst.slot()))
 }

@@ -51,6 +51,8 @@ use redmagic_ir::{Opcode, Slot, Trace, Type};
 pub struct Layout {
     /// Context offset of each slot (8 bytes; the flags 4).
     pub slots: [i32; Slot::COUNT],
+    /// Bytes that the context has for each vector register above the slots; they follow the last slot of the register.
+    pub above: i32,
     /// Context offset of the pointer to the activation record that the next residual call will use (never null).
     pub free_record: i32,
     /// Context offsets (8 bytes each) of the operands of an exit's [`FlagsRecipe::Recipe`].

@@ -68,6 +68,7 @@ fn guard(trace: &mut Trace, body: Segment, at: usize, slots: &[Slot], registers:
 fn measure(backend: &mut Backend, trace: &Trace) -> (Duration, usize) {
     let layout = Layout {
         slots: std::array::from_fn(|slot| slot as i32 * 8),
+        above: 0,
         free_record: 1000,
         flag_args: [1008, 1016, 1024],
         record_resume: 0,

@@ -123,13 +123,13 @@ impl Blocks {
             }
         }
         if has_memory && (base.is_gpr() || index.is_gpr()) {
-            let aligned = inst.memory_size().size() == 16;
+            let aligned = inst.memory_size().size() >= 16;
             let stack = base == Register::RSP && !aligned;
             let other = if base.number() % 2 == 0 { Register::R14 } else { Register::R15 };
             inst.set_memory_base(if stack { Register::RSP } else { other });
             let indexed = index != Register::None && !aligned;
             inst.set_memory_index(if indexed { Register::R13 } else { Register::None });
-            let displacement = i64::from(inst.memory_displacement64() as i8) & if aligned { !15 } else { !0 };
+            let displacement = i64::from(inst.memory_displacement64() as i8) & if aligned { !31 } else { !0 };
             inst.set_memory_displ_size(u32::from(displacement != 0));
             inst.set_memory_displacement64(displacement as u64);
         }
@@ -157,7 +157,8 @@ impl Blocks {
         if inst.op_kinds().any(|kind| kind == OpKind::Memory) {
             pin_address(&mut inst, rng);
         }
-        let aligned = inst.memory_size().size() != 16 || inst.memory_displacement64() & 15 == 0;
+        let alignment = inst.memory_size().size().max(8) as u64 - 1;
+        let aligned = alignment < 15 || inst.memory_displacement64() & alignment == 0;
         (aligned && self.keeps_pinned(&inst)).then_some(inst)
     }
 
@@ -204,15 +205,15 @@ fn pin_address(inst: &mut Instruction, rng: &mut Rng) {
     inst.set_memory_index(Register::None);
     inst.set_memory_index_scale(1);
     let mut displacement = rng.bits() as i8 as i64;
-    if inst.memory_size().size() == 16 || rng.one_in(2) {
-        displacement &= !15;
+    if inst.memory_size().size() >= 16 || rng.one_in(2) {
+        displacement &= !31;
     } else if rng.one_in(3) {
         inst.set_memory_index(Register::R13);
         inst.set_memory_index_scale(1 << rng.below(4));
     }
     if base == Register::RSP {
         // Pushes and pops have made rsp a multiple of 8 only.
-        let aligned_only = inst.memory_size().size() == 16;
+        let aligned_only = inst.memory_size().size() >= 16;
         inst.set_memory_base(if aligned_only { Register::R14 } else { base });
     }
     inst.set_memory_displ_size(if displacement == 0 { 0 } else { 1 });
@@ -284,7 +285,7 @@ pub fn place_block(state: &mut State, places: &Places, rng: &mut Rng) {
     state.gpr[12] = 1 + rng.below(6) as u64;
     state.gpr[13] = rng.below(16) as u64;
     for pointer in [14, 15] {
-        state.gpr[pointer] = places.arena + DATA.start + 256 + (rng.below(64) * 16) as u64;
+        state.gpr[pointer] = places.arena + DATA.start + 256 + (rng.below(32) * 32) as u64;
     }
     if rng.one_in(4) {
         // The two pointers see the same data.

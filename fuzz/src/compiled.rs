@@ -84,6 +84,7 @@ pub struct Program {
 pub fn layout() -> Layout {
     Layout {
         slots: std::array::from_fn(|slot| slot as i32 * 8),
+        above: 0,
         free_record: FREE_RECORD as i32,
         flag_args: std::array::from_fn(|arg| (FLAG_ARGS + arg * 8) as i32),
         record_resume: 0,
@@ -213,6 +214,8 @@ fn stub(native: &NativeOp, context: u64, address: u64) -> Result<Vec<u8>, IcedEr
     let field = |offset: usize| MemoryOperand::with_base_displ(Register::RIP, (context + offset as u64) as i64);
     let slot = |slot: Slot| field(slot.index() * 8);
     let vector = |number: u8| (Register::XMM0 + u32::from(number), slot(Slot::xmm(number, 0)));
+    let upper = |number: u8| slot(Slot::xmm(number, 2));
+    let wide = is_x86_feature_detected!("avx");
     let general = |number: u8| (Register::RAX + u32::from(number), slot(Slot::gpr(number)));
     // rsp goes last: until then the host's stack is in use.
     let order = || (0..16).filter(|&number| number != 4).chain([4]);
@@ -228,6 +231,10 @@ fn stub(native: &NativeOp, context: u64, address: u64) -> Result<Vec<u8>, IcedEr
     for (register, memory) in (0..16).map(vector) {
         code.push(Instruction::with2(Code::Movups_xmm_xmmm128, register, memory)?);
     }
+    for number in (0..16).filter(|_| wide) {
+        let ymm = Register::YMM0 + u32::from(number);
+        code.push(Instruction::with4(Code::VEX_Vinsertf128_ymm_ymm_xmmm128_imm8, ymm, ymm, upper(number), 1)?);
+    }
     for (register, memory) in order().map(general) {
         code.push(Instruction::with2(Code::Mov_r64_rm64, register, memory)?);
     }
@@ -242,6 +249,10 @@ fn stub(native: &NativeOp, context: u64, address: u64) -> Result<Vec<u8>, IcedEr
     code.push(Instruction::with2(Code::Mov_rm32_r32, slot(Slot::FLAGS), Register::EAX)?);
     for (register, memory) in (0..16).map(vector) {
         code.push(Instruction::with2(Code::Movups_xmmm128_xmm, memory, register)?);
+    }
+    for number in (0..16).filter(|_| wide) {
+        let ymm = Register::YMM0 + u32::from(number);
+        code.push(Instruction::with3(Code::VEX_Vextractf128_xmmm128_ymm_imm8, upper(number), ymm, 1)?);
     }
     code.push(Instruction::with(Code::Cld));
     for register in HOST_SAVED.into_iter().rev() {

@@ -127,12 +127,28 @@ pub fn is_executable_alone(inst: &Instruction) -> bool {
     let segment = matches!(inst.segment_prefix(), Register::FS | Register::GS);
     let system = (0..inst.op_count()).any(|operand| {
         let register = inst.op_register(operand);
-        register.is_segment_register() || register.is_mm() || register.is_k() || register.is_zmm() || register.is_ymm()
+        register.is_segment_register() || register.is_mm() || register.is_k() || register.is_zmm()
     });
     let known = matches!(treatment(inst), Treatment::Lifted | Treatment::Native);
-    let plain = matches!(inst.encoding(), EncodingKind::Legacy)
-        || inst.cpuid_features().iter().any(|&feature| matches!(feature, CpuidFeature::BMI1 | CpuidFeature::BMI2));
+    let plain = match inst.encoding() {
+        EncodingKind::Legacy => true,
+        EncodingKind::VEX => has_features(inst.cpuid_features()),
+        _ => false,
+    };
     known && plain && !excluded && !segment && !system && !is_far_call(inst)
+}
+
+/// Whether this processor has the features that VEX-encoded instructions of the corpus need.
+pub fn has_features(features: &[CpuidFeature]) -> bool {
+    features.iter().all(|feature| match feature {
+        CpuidFeature::BMI1 => is_x86_feature_detected!("bmi1"),
+        CpuidFeature::BMI2 => is_x86_feature_detected!("bmi2"),
+        CpuidFeature::AVX => is_x86_feature_detected!("avx"),
+        CpuidFeature::AVX2 => is_x86_feature_detected!("avx2"),
+        CpuidFeature::FMA => is_x86_feature_detected!("fma"),
+        CpuidFeature::F16C => is_x86_feature_detected!("f16c"),
+        _ => false,
+    })
 }
 
 /// A call or jump through memory is not placed: it would have to read a landing pad.
@@ -199,7 +215,7 @@ pub fn placed(inst: &Instruction, places: &Places, rng: &mut Rng) -> Option<Inst
             OpKind::Memory if inst.memory_index() == Register::None => {
                 let absolute = matches!(inst.memory_base(), Register::None | Register::RIP | Register::EIP);
                 if absolute && !matches!(inst.mnemonic(), Mnemonic::Lea) {
-                    let target = (DATA.start + rng.below((DATA.end - DATA.start) as usize - 64) as u64) & !15;
+                    let target = (DATA.start + rng.below((DATA.end - DATA.start) as usize - 64) as u64) & !31;
                     inst.set_memory_displacement64(places.arena + target);
                     if inst.memory_base() != Register::None {
                         inst.set_memory_base(Register::RIP);

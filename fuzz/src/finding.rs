@@ -32,9 +32,6 @@ pub struct Finding {
     pub starts: Vec<Snapshot>,
 }
 
-/// Names of the lanes above the slots.
-const UPPER: [&str; 2] = ["lo2", "hi2"];
-
 impl Finding {
     /// The finding that consists of these.
     pub fn new(
@@ -116,9 +113,6 @@ impl Finding {
                     attempt(&mut self.starts, &|starts| set_slot(&mut starts[at].state, slot, 0));
                 }
             }
-            attempt(&mut self.starts, &|starts| {
-                starts[at].state.vector.iter_mut().for_each(|lanes| lanes[2..].fill(0));
-            });
             for size in [ARENA_BYTES / 2, 256, 16] {
                 for chunk in (0..ARENA_BYTES).step_by(size) {
                     if self.starts[at].arena[chunk..chunk + size].iter().any(|byte| *byte != 0) {
@@ -144,12 +138,8 @@ fn number(text: &str) -> Option<u64> {
 fn set(state: &mut State, name: &str, value: u64) -> Option<()> {
     if name == "mxcsr" {
         state.mxcsr = value as u32;
-    } else if let Some(slot) = Slot::from_name(name) {
-        set_slot(state, slot, value);
     } else {
-        let (register, lane) = name.strip_prefix("xmm")?.split_once('.')?;
-        let lane = UPPER.iter().position(|name| *name == lane)?;
-        state.vector.get_mut(register.parse::<usize>().ok()?)?[2 + lane] = value;
+        set_slot(state, Slot::from_name(name)?, value);
     }
     Some(())
 }
@@ -175,11 +165,6 @@ impl fmt::Display for Finding {
             f.write_str("state")?;
             for slot in Slot::all().filter(|slot| slot_of(&start.state, *slot) != 0) {
                 write!(f, " {slot}={:#x}", slot_of(&start.state, slot))?;
-            }
-            for (number, lanes) in start.state.vector.iter().enumerate() {
-                for (name, lane) in UPPER.iter().zip(&lanes[2..]).filter(|lane| *lane.1 != 0) {
-                    write!(f, " xmm{number}.{name}={lane:#x}")?;
-                }
             }
             if start.state.mxcsr != State::default().mxcsr {
                 write!(f, " mxcsr={:#x}", start.state.mxcsr)?;

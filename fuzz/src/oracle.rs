@@ -489,7 +489,7 @@ impl Case {
 
     /// Whether the instruction at `pc` insists on an aligned operand.
     fn is_misaligned(&self, pc: u64) -> bool {
-        self.block.iter().any(|inst| inst.ip() == pc && inst.memory_size().size() == 16)
+        self.block.iter().any(|inst| inst.ip() == pc && inst.memory_size().size() >= 16)
     }
 
     /// Memory that nobody can read behind an exit: what the trace has pushed and popped, where the optimiser has found these

@@ -100,11 +100,12 @@ An instruction in a trace is *lifted* to operations of the IR, executed *verbati
 lifted ones, or *refused*: then a recording ends before it, and the guest executes it itself. Every form of a lifted
 instruction has been compared with the hardware, in all flags that are not undefined.
 
-- With a `lock` prefix, and as `xchg` with memory, an instruction is executed verbatim: it is atomic, and a barrier.
+- With a `lock` prefix, and as `xchg` with memory, an instruction is executed verbatim, with exactly the registers and flags
+  that it reads and writes: it is atomic, and a barrier, which no sequence of operations of the IR would be.
 - `rep movs` and `rep stos` are lifted if their count is a small constant in the trace, else executed verbatim.
-- VEX-encoded vector instructions are executed verbatim. They clear or use the upper parts of vector registers, which are
-  no slots; a verbatim instruction loads and stores all of every vector register, so it is exact, but slow. BMI
-  instructions, which have such an encoding without vector operands, are lifted.
+- VEX-encoded vector instructions on ymm registers are lifted as two halves. In a recording that also names zmm or mask
+  registers, which are no slots, they are executed verbatim; so are fused multiplications and additions, for which the code
+  generator has no instruction without AVX.
 - x87, MMX and AVX-512 instructions are executed verbatim.
 
 ## Lifted

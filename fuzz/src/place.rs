@@ -81,6 +81,13 @@ pub fn place(
         let length = cell.len();
         cell.copy_from_slice(&bytes[..length]);
     }
+    if inst.mnemonic() == Mnemonic::Cmpxchg8b
+        && rng.one_in(2)
+        && let Some(cell) = at.and_then(|at| arena.get_mut(at..at + 8))
+    {
+        cell[..4].copy_from_slice(&state.gpr[0].to_le_bytes()[..4]);
+        cell[4..].copy_from_slice(&state.gpr[2].to_le_bytes()[..4]);
+    }
     transfer_target(inst, at, state, arena, places, rng)
 }
 
@@ -147,8 +154,8 @@ fn address(inst: &Instruction, operand: u32, state: &mut State, places: &Places,
     let bytes = inst.memory_size().size();
     let mut target = places.arena + DATA.start + 128 + rng.below((DATA.end - DATA.start) as usize - 256) as u64;
     let (base, index) = (inst.memory_base(), inst.memory_index());
-    if bytes == 16 && !rng.one_in(32) || base == Register::None {
-        target &= !15;
+    if bytes >= 16 && !rng.one_in(32) || base == Register::None {
+        target &= !31;
     }
     let touches_stack = inst.stack_pointer_increment() != 0;
     let solved = match (base, index) {

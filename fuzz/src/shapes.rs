@@ -9,6 +9,7 @@
 //!
 //! Memory operands name registers only; [`crate::place`] gives the registers values that lead into the arena.
 
+use crate::corpus::has_features;
 use crate::native::PADS;
 use crate::rng::Rng;
 use crate::values;
@@ -36,7 +37,7 @@ const MNEMONICS: &[Mnemonic] = {
     &[
         Mov, Lea, Cmp, Test, Xor, Add, Sub, And, Or, Adc, Sbb, Movzx, Movsx, Movsxd, Shl, Sal, Shr, Sar, Rol, Ror,
         Shld, Shrd, Rcl, Rcr, Neg, Not, Inc, Dec, Imul, Mul, Idiv, Div, Bt, Bts, Btr, Btc, Bsf, Bsr, Tzcnt, Lzcnt,
-        Popcnt, Bswap, Cbw, Cwde, Cdqe, Cwd, Cdq, Cqo, Xchg, Xadd, Cmpxchg, Clc, Stc, Cmc, Lahf, Sahf, Nop, Push, Pop,
+        Popcnt, Bswap, Cbw, Cwde, Cdqe, Cwd, Cdq, Cqo, Xchg, Xadd, Cmpxchg, Cmpxchg8b, Clc, Stc, Cmc, Lahf, Sahf, Nop, Push, Pop,
         Leave, Call, Ret, Jmp, Jrcxz, Jecxz, Loop, Loope, Loopne, Movsb, Movsw, Movsd, Movsq, Stosb, Stosw, Stosd,
         Stosq, Lodsb, Lodsw, Lodsd, Lodsq, Scasb, Scasw, Scasd, Scasq, Cmpsb, Cmpsw, Cmpsd, Cmpsq, Cld, Std, Xlatb,
         Movss, Movups, Movaps, Movapd, Movupd, Movdqa, Movdqu, Movq, Movd, Movhps, Movlps, Movhpd, Movlpd, Movhlps,
@@ -79,7 +80,11 @@ pub struct Shapes {
 impl Shapes {
     /// The integer core and SSE.
     pub fn all() -> Shapes {
-        let listed = |code: &Code| MNEMONICS.contains(&code.mnemonic()) || CONDITIONAL.contains(&code.mnemonic());
+        let wide = |code: &Code| code.op_code().encoding() == EncodingKind::VEX && is_vector(code.op_code());
+        let listed = |code: &Code| {
+            let named = MNEMONICS.contains(&code.mnemonic()) || CONDITIONAL.contains(&code.mnemonic());
+            named || wide(code) && has_features(code.cpuid_features())
+        };
         Shapes { codes: Code::values().filter(listed).filter(|code| is_buildable(code.op_code())).collect() }
     }
 
@@ -112,6 +117,14 @@ impl Shapes {
     pub fn instruction_of(&self, code: Code, places: &Places, rng: &mut Rng) -> Option<Instruction> {
         (0..100).find_map(|_| self.instruction(code, places, rng))
     }
+}
+
+/// Whether an operand is a vector register.
+fn is_vector(info: &OpCodeInfo) -> bool {
+    info.op_kinds().iter().any(|kind| {
+        let name = format!("{kind:?}");
+        name.starts_with("xmm") || name.starts_with("ymm")
+    }) || matches!(info.code(), Code::VEX_Vzeroupper | Code::VEX_Vzeroall)
 }
 
 fn is_buildable(info: &OpCodeInfo) -> bool {
@@ -151,6 +164,13 @@ fn is_buildable(info: &OpCodeInfo) -> bool {
                 | K::r64_rm
                 | K::r64_opcode
                 | K::xmm_reg
+                | K::xmm_vvvv
+                | K::xmm_is4
+                | K::ymm_reg
+                | K::ymm_rm
+                | K::ymm_vvvv
+                | K::ymm_is4
+                | K::ymm_or_mem
                 | K::xmm_rm
                 | K::al
                 | K::cl
@@ -197,7 +217,9 @@ impl Operands<'_> {
         match kind {
             K::mem => self.memory(index),
             K::mem_offs => self.absolute64(index),
-            K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::xmm_or_mem if self.rng.one_in(2) => {
+            K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::xmm_or_mem | K::ymm_or_mem
+                if self.rng.one_in(2) =>
+            {
                 self.memory(index);
             }
             K::r8_or_mem | K::r8_reg | K::r8_opcode => {
@@ -219,9 +241,13 @@ impl Operands<'_> {
                 let number = self.number();
                 self.register(index, Register::RAX + number);
             }
-            K::xmm_or_mem | K::xmm_reg | K::xmm_rm => {
+            K::xmm_or_mem | K::xmm_reg | K::xmm_rm | K::xmm_vvvv | K::xmm_is4 => {
                 let number = self.number();
                 self.register(index, Register::XMM0 + number);
+            }
+            K::ymm_or_mem | K::ymm_reg | K::ymm_rm | K::ymm_vvvv | K::ymm_is4 => {
+                let number = self.number();
+                self.register(index, Register::YMM0 + number);
             }
             K::al => self.register(index, Register::AL),
             K::cl => self.register(index, Register::CL),
@@ -287,7 +313,7 @@ impl Operands<'_> {
     /// An offset of data in the arena, with room for any operand.
     fn data(&mut self) -> u64 {
         let offset = DATA.start + self.rng.below((DATA.end - DATA.start) as usize - 64) as u64;
-        self.places.arena + if self.rng.one_in(16) { offset } else { offset & !15 }
+        self.places.arena + if self.rng.one_in(16) { offset } else { offset & !31 }
     }
 
     fn absolute64(&mut self, index: u32) {
@@ -338,7 +364,7 @@ impl Operands<'_> {
         };
         // Without a base the displacement always has 32 bits; and the index must be able to reach the arena exactly.
         let (size, value) = match (based, value) {
-            (false, value) => (4, value & !15),
+            (false, value) => (4, value & !31),
             (true, 0) => (0, 0),
             (true, -128..=127) => (1, value),
             (true, _) => (4, value),

@@ -30,7 +30,7 @@ fn what_was_found_once_is_right_now() {
 #[test]
 fn text_is_read_as_it_is_written() {
     let text = "passes fold,flags\nforce 2\ncode 4801c8\ncode 90\n\
-        state rax=0x1 flags=0x40 xmm0.lo=0x7 xmm3.hi2=0x9 mxcsr=0x3f80\n\
+        state rax=0x1 flags=0x40 xmm0.lo=0x7 ymm3.hi=0x9 mxcsr=0x3f80\n\
         memory 0x340=0100ff00000000000000000000000000\n";
     assert_eq!(Finding::parse(text).unwrap().to_string(), text);
     assert!(Finding::parse("code 4").is_err());

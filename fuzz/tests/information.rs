@@ -16,7 +16,7 @@ use redmagic_fuzz::values;
 #[derive(Clone, Copy, Default)]
 struct Parts {
     gpr: [u8; 16],
-    xmm: [u16; 16],
+    vector: [u32; 16],
     flags: u64,
 }
 
@@ -25,8 +25,9 @@ impl Parts {
         if register.is_gpr() {
             let high = matches!(register, Register::AH | Register::CH | Register::DH | Register::BH);
             self.gpr[gpr_number(register)] |= if high { 2 } else { ((1u32 << register.size()) - 1) as u8 };
-        } else if register.is_xmm() {
-            self.xmm[register.number()] = 0xffff;
+        } else if register.is_vector_register() && register.number() < 16 {
+            // What clears all above it is said to write a zmm register.
+            self.vector[register.number()] |= if register.is_xmm() { 0xffff } else { 0xffff_ffff };
         }
     }
 }
@@ -44,7 +45,7 @@ fn flag_bits(bits: u32) -> u64 {
     table.iter().filter(|entry| bits & entry.0 != 0).map(|entry| 1 << entry.1).sum()
 }
 
-fn byte_mask(bytes: u16, at: usize) -> u64 {
+fn byte_mask(bytes: u32, at: usize) -> u64 {
     (0..8).filter(|byte| bytes >> (at + byte) & 1 == 1).map(|byte| 0xff << (byte * 8)).sum()
 }
 
@@ -52,13 +53,12 @@ fn byte_mask(bytes: u16, at: usize) -> u64 {
 fn mix(parts: &Parts, ours: &State, theirs: &State) -> State {
     let mut mixed = *ours;
     for number in 0..16 {
-        let mask = byte_mask(u16::from(parts.gpr[number]), 0);
+        let mask = byte_mask(u32::from(parts.gpr[number]), 0);
         mixed.gpr[number] = ours.gpr[number] & mask | theirs.gpr[number] & !mask;
-        for lane in 0..2 {
-            let mask = byte_mask(parts.xmm[number], lane * 8);
+        for lane in 0..4 {
+            let mask = byte_mask(parts.vector[number], lane * 8);
             mixed.vector[number][lane] = ours.vector[number][lane] & mask | theirs.vector[number][lane] & !mask;
         }
-        mixed.vector[number][2..].copy_from_slice(&theirs.vector[number][2..]);
     }
     mixed.flags = ours.flags & parts.flags | theirs.flags & !parts.flags;
     mixed

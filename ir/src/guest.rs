@@ -6,8 +6,10 @@
 //! - The sixteen general registers, 64 bits each.
 //! - `flags`: CF, PF, AF, ZF, SF and OF, packed at their places in RFLAGS ([`FLAGS_MASK`]), as an i32. All other bits
 //!   of RFLAGS stay in the context untouched.
-//! - The sixteen xmm registers as two 64-bit lanes each: `xmm3.lo`, `xmm3.hi`. What lies above (upper halves of ymm
-//!   and zmm, zmm16 to 31, mask registers) is not a slot: it stays in the context, where native operations use it.
+//! - The sixteen ymm registers as four 64-bit lanes each: `xmm3.lo`, `xmm3.hi`, and above them `ymm3.lo`, `ymm3.hi`. What
+//!   lies further above (upper halves of zmm, zmm16 to 31, mask registers) is not a slot: it stays in the context, where
+//!   native operations use it. Instructions that write a ymm register clear what is above it, and so does who writes
+//!   `ymm3.hi` to a context that has it.
 //! - `fs` and `gs`: the segment bases. They are read at entry and after each residual call, never written.
 
 use crate::Type;
@@ -60,7 +62,7 @@ impl Slot {
     /// The base address of the gs segment.
     pub const GS: Slot = Slot(50);
     /// The number of slots.
-    pub const COUNT: usize = 51;
+    pub const COUNT: usize = 83;
 
     /// General register `number` (0 = rax … 15 = r15, in machine order).
     pub const fn gpr(number: u8) -> Slot {
@@ -68,10 +70,10 @@ impl Slot {
         Slot(number)
     }
 
-    /// Lane `lane` (0 = low 64 bits, 1 = next 64 bits) of xmm register `number`.
+    /// Lane `lane` (0 = low 64 bits, 1 = next 64 bits; 2 and 3 are the upper half of ymm) of vector register `number`.
     pub const fn xmm(number: u8, lane: u8) -> Slot {
-        assert!(number < 16 && lane < 2);
-        Slot(17 + number * 2 + lane)
+        assert!(number < 16 && lane < 4);
+        if lane < 2 { Slot(17 + number * 2 + lane) } else { Slot(51 + number * 2 + (lane - 2)) }
     }
 
     /// The slot numbered `index`, if there is one.
@@ -98,7 +100,16 @@ impl Slot {
 
     /// The number and lane of the vector register, if this is a lane of one.
     pub const fn as_xmm(self) -> Option<(u8, u8)> {
-        if self.0 >= 17 && self.0 < 49 { Some(((self.0 - 17) / 2, (self.0 - 17) % 2)) } else { None }
+        match self.0 {
+            17..49 => Some(((self.0 - 17) / 2, (self.0 - 17) % 2)),
+            51.. => Some(((self.0 - 51) / 2, 2 + (self.0 - 51) % 2)),
+            _ => None,
+        }
+    }
+
+    /// Whether this is a lane of the upper half of a ymm register.
+    pub const fn is_upper(self) -> bool {
+        self.0 > Slot::GS.0
     }
 
     /// The type of the values that the slot holds.
@@ -108,7 +119,7 @@ impl Slot {
 
     /// Whether guest code can change the slot (the segment bases cannot change within a trace).
     pub const fn is_writable(self) -> bool {
-        self.0 < Slot::FS.0
+        self.0 != Slot::FS.0 && self.0 != Slot::GS.0
     }
 
     /// Whether the System V ABI obliges a callee to preserve the slot (rbx, rsp, rbp, r12 to r15).
@@ -127,7 +138,8 @@ impl fmt::Display for Slot {
         if let Some(number) = self.as_gpr() {
             f.write_str(GPR_NAMES[number as usize])
         } else if let Some((number, lane)) = self.as_xmm() {
-            write!(f, "xmm{number}.{}", if lane == 0 { "lo" } else { "hi" })
+            let register = if lane < 2 { "xmm" } else { "ymm" };
+            write!(f, "{register}{number}.{}", if lane % 2 == 0 { "lo" } else { "hi" })
         } else if *self == Slot::FLAGS {
             f.write_str("flags")
         } else if *self == Slot::FS {

@@ -7,9 +7,12 @@
 //! sends `rep movsd` and `movsd xmm1, [rax]` to a native operation and to [`Handler::Scalar64`] respectively.
 
 mod vector;
+mod vex;
+
+pub(crate) use vex::is_whole;
 
 use crate::refuse::{self, Refusal};
-use iced_x86::{Code, Instruction, Mnemonic as M, OpKind, Register};
+use iced_x86::{Code, EncodingKind, Instruction, Mnemonic as M, OpKind, Register};
 use redmagic_ir::{Cond, Opcode};
 
 /// Two-operand integer arithmetic.
@@ -359,6 +362,26 @@ pub(crate) enum Handler {
     RoundDoubles,
     /// `roundps`.
     RoundSingles,
+    /// `vzeroupper`, `vzeroall`.
+    ClearUpper {
+        all: bool,
+    },
+    /// `vpbroadcastb` and its like.
+    Broadcast(u32),
+    /// `vbroadcasti128`.
+    BroadcastHalf,
+    /// `vextracti128`.
+    ExtractHalf,
+    /// `vinserti128`.
+    InsertHalf,
+    /// `vperm2i128`.
+    PermuteHalves,
+    /// `vpermq`.
+    PermuteQuadwords,
+    /// `cmpxchg8b`.
+    CompareExchangeWide,
+    /// Executed verbatim, because it is atomic and a barrier: an operation of the IR would be neither.
+    Locked,
     /// Executed verbatim.
     Native,
     /// Not possible in a trace.
@@ -370,17 +393,41 @@ pub(crate) fn handler(inst: &Instruction) -> Handler {
     if let Some(reason) = refuse::reason(inst) {
         return Handler::Refused(reason);
     }
-    if inst.has_lock_prefix() || has_foreign_operand(inst) {
+    if is_locked(inst) {
+        return Handler::Locked;
+    }
+    if has_foreign_operand(inst) {
         return Handler::Native;
     }
-    integer(inst).or_else(|| string(inst)).or_else(|| vector::handler(inst)).unwrap_or(Handler::Native)
+    if inst.encoding() == EncodingKind::VEX
+        && let Some(rule) = vex::handler(inst)
+    {
+        return rule;
+    }
+    integer(inst).or_else(|| string(inst)).or_else(|| vector::handler(inst, inst.mnemonic())).unwrap_or(Handler::Native)
+}
+
+/// Whether `inst` changes memory atomically. An exchange with memory needs no prefix for that.
+pub(crate) fn is_locked(inst: &Instruction) -> bool {
+    let exchange = inst.mnemonic() == M::Xchg && (is_memory(inst, 0) || is_memory(inst, 1));
+    inst.has_lock_prefix() || exchange
+}
+
+/// Whether `rule` works on vector registers, in a VEX-encoded instruction.
+pub(crate) fn is_vector(rule: Handler, inst: &Instruction) -> bool {
+    let bmi = (0..inst.op_count()).all(|operand| {
+        let register = inst.op_register(operand);
+        register == Register::None || register.is_gpr()
+    });
+    matches!(rule, Handler::ClearUpper { .. }) || !bmi && !matches!(rule, Handler::Native | Handler::Refused(_))
 }
 
 /// Whether an operand is a register that is not a slot.
 fn has_foreign_operand(inst: &Instruction) -> bool {
     (0..inst.op_count()).any(|operand| {
         let register = inst.op_register(operand);
-        register != Register::None && !register.is_gpr() && !(register.is_xmm() && register.number() < 16)
+        let vector = register.is_xmm() || register.is_ymm();
+        register != Register::None && !register.is_gpr() && !(vector && register.number() < 16)
     })
 }
 
@@ -411,12 +458,12 @@ fn integer(inst: &Instruction) -> Option<Handler> {
         M::Not => Handler::One(One::Not),
         M::Cbw | M::Cwde | M::Cdqe => Handler::WidenAccumulator,
         M::Cwd | M::Cdq | M::Cqo => Handler::SignAccumulator,
-        // An exchange with memory is locked.
-        M::Xchg if !is_memory(inst, 0) && !is_memory(inst, 1) => Handler::Xchg,
+        M::Xchg => Handler::Xchg,
         M::Bswap if inst.op0_register().size() >= 4 => Handler::Bswap,
         M::Xadd => Handler::ExchangeAdd,
         // Processors differ in what they clear of a 32-bit register that is not changed.
         M::Cmpxchg if inst.op0_register().size() != 4 => Handler::CompareExchange,
+        M::Cmpxchg8b => Handler::CompareExchangeWide,
         M::Movbe => Handler::SwappedMove,
         M::Bt | M::Bts | M::Btr | M::Btc => Handler::BitTest(match inst.mnemonic() {
             M::Bts => BitChange::Set,

@@ -8,7 +8,7 @@ use crate::flags::Kind;
 use crate::lifter::Lifter;
 use crate::operand::{Place, word};
 use iced_x86::{Code, Instruction, OpKind, Register};
-use redmagic_ir::{Cond, Opcode, Slot, Type, Value};
+use redmagic_ir::{Cond, FLAGS_MASK, Opcode, Slot, Type, Value, ZF};
 
 impl Lifter<'_> {
     pub(crate) fn mov(&mut self, inst: &Instruction) {
@@ -242,6 +242,36 @@ impl Lifter<'_> {
         // It is written in any case; a register that is the accumulator itself, with what was read.
         self.write_place(place, stored);
         self.set_flags(Kind::Sub { a: expected, b: old, r: None });
+    }
+
+    /// `cmpxchg8b`: eight bytes become ecx:ebx if they are edx:eax, else edx:eax becomes them. Only ZF changes.
+    pub(crate) fn compare_exchange_wide(&mut self, inst: &Instruction) {
+        let address = self.address(inst);
+        let old = self.load_operand(Type::I64, address);
+        let pair = |lifter: &mut Self, low: Register, high: Register| {
+            let (low, high) = (lifter.read_register(low), lifter.read_register(high));
+            let (low, high) = (lifter.zext(Type::I64, low), lifter.zext(Type::I64, high));
+            let high = lifter.binary_const(Opcode::Shl, high, 32);
+            lifter.binary(Opcode::Or, low, high)
+        };
+        let expected = pair(self, Register::EAX, Register::EDX);
+        let new = pair(self, Register::EBX, Register::ECX);
+        let equal = self.compare(Opcode::Eq, expected, old);
+        let stored = self.select(equal, new, old);
+        let flags = self.packed_flags();
+        self.store_operand(address, stored);
+        let low = self.binary_const(Opcode::And, old, 0xffff_ffff);
+        let high = self.binary_const(Opcode::Lshr, old, 32);
+        for (slot, loaded) in [(Slot::RAX, low), (Slot::RDX, high)] {
+            let kept = self.read_slot(slot);
+            let value = self.select(equal, kept, loaded);
+            self.write_slot(slot, value);
+        }
+        let others = self.binary_const(Opcode::And, flags, i64::from(FLAGS_MASK & !ZF));
+        let zf = self.zext(Type::I32, equal);
+        let zf = self.binary_const(Opcode::Shl, zf, i64::from(ZF.trailing_zeros()));
+        let flags = self.binary(Opcode::Or, others, zf);
+        self.set_flags(Kind::Packed(flags));
     }
 
     /// Adds to a 64-bit register.

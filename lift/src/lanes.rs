@@ -207,7 +207,8 @@ impl Lifter<'_> {
     pub(crate) fn lane_shift(&mut self, inst: &Instruction, op: Opcode, bits: u32) {
         let last = inst.op_count() - 1;
         let by_vector = inst.op_kind(last) != OpKind::Immediate8;
-        let count = by_vector.then(|| self.read_full(inst, last)[0]);
+        // The count of both halves is in the low one.
+        let count = by_vector.then(|| self.in_half(0, |lifter| lifter.read_full(inst, last)[0]));
         let source = if last == 2 { inst.op1_register() } else { inst.op0_register() };
         let result = [0, 1].map(|half| {
             let value = self.read_lane(source, half);
@@ -351,18 +352,6 @@ impl Lifter<'_> {
         self.write_lanes(inst.op0_register(), halves);
     }
 
-    /// `pmovmskb`.
-    pub(crate) fn byte_mask(&mut self, inst: &Instruction) {
-        let source = inst.op1_register();
-        let [low, high] = [0, 1].map(|half| {
-            let value = self.read_lane(source, half);
-            self.emit(Inst::unary(Opcode::Signs8, Type::I64, value))
-        });
-        let high = self.binary_const(Opcode::Shl, high, 8);
-        let mask = self.binary(Opcode::Or, low, high);
-        self.write_slot(crate::operand::gpr_slot(inst.op0_register()), mask);
-    }
-
     /// `pshufb`.
     pub(crate) fn shuffle_bytes(&mut self, inst: &Instruction) {
         let Sources { register, a, b } = self.sources(inst);
@@ -412,8 +401,10 @@ impl Lifter<'_> {
     /// `pblendw` and its like: a lane of the second source where the immediate has a 1.
     pub(crate) fn blend(&mut self, inst: &Instruction, bits: u32) {
         let Sources { register, a, b } = self.sources(inst);
-        let control = inst.immediate(inst.op_count() - 1);
         let lanes = 64 / bits;
+        // Words have the same choice in both halves.
+        let upper = if bits == 16 { 0 } else { u32::from(self.half) * 2 * lanes };
+        let control = inst.immediate(inst.op_count() - 1) >> upper;
         let result = [0, 1].map(|half| {
             let ones = u64::MAX >> (64 - bits);
             let mask = (0..lanes)

@@ -63,6 +63,7 @@ mod sse;
 mod stack;
 mod state;
 mod string;
+mod wide;
 
 pub use lifter::{Lifted, lift};
 pub use recording::{Code, Convention, End, Event, Recording};
@@ -81,5 +82,5 @@ pub fn refusal(inst: &Instruction) -> Option<Refusal> {
 /// Whether the instruction becomes a native operation, executed verbatim (a repeated string instruction unless its count
 /// turns out to be a small constant).
 pub fn is_native(inst: &Instruction) -> bool {
-    matches!(cover::handler(inst), cover::Handler::Native | cover::Handler::Repeated { .. })
+    matches!(cover::handler(inst), cover::Handler::Native | cover::Handler::Locked | cover::Handler::Repeated { .. })
 }

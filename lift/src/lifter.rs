@@ -10,7 +10,7 @@
 //! parameters.
 
 use crate::branch::ResidualCall;
-use crate::cover::{Handler, handler};
+use crate::cover::{Handler, handler, is_vector};
 use crate::fastmap::FastMap;
 use crate::flags::{BORROW_FLAGS, Flags, Kind};
 use crate::liveness::Liveness;
@@ -18,7 +18,7 @@ use crate::recording::{Code, End, Event, Recording};
 use crate::refuse::Refusal;
 use crate::resume::Declared;
 use crate::state::SlotState;
-use iced_x86::{Instruction, InstructionInfoFactory};
+use iced_x86::{EncodingKind, Instruction, InstructionInfoFactory};
 use redmagic_ir::{Exit, ExitKind, Segment, Slot, Trace, Type, Value};
 
 /// A lifted recording.
@@ -72,6 +72,10 @@ pub(crate) struct Lifter<'a> {
     /// The current event has changed neither the state nor memory yet.
     pub untouched: bool,
     pub natives: u32,
+    /// The half of a ymm register that vector rules work on: 0 or 1.
+    pub half: u8,
+    /// Whether upper halves of ymm registers are slots in this trace.
+    pub upper: bool,
 }
 
 /// Lifts a recording to a trace.
@@ -107,6 +111,8 @@ pub fn lift(recording: &Recording, code: &dyn Code) -> Result<Lifted, Refusal> {
         seen: Seen::default(),
         untouched: true,
         natives: 0,
+        half: 0,
+        upper: !recording.events.iter().any(Event::is_beyond_slots),
     };
     let mut pc = recording.start;
     for event in &recording.events {
@@ -168,7 +174,7 @@ impl Lifter<'_> {
         }
     }
 
-    /// Lifts an executed instruction. One arm per rule of the coverage table.
+    /// Lifts an executed instruction.
     fn instruction(&mut self, inst: &Instruction, next: u64) -> Result<(), Refusal> {
         let rule = handler(inst);
         match rule {
@@ -183,10 +189,19 @@ impl Lifter<'_> {
             Handler::Refused(reason) => return Err(reason),
             // A repeated string instruction may have been recorded one round at a time.
             _ if next != inst.next_ip() => return Err(Refusal::Inconsistent { pc: self.pc }),
-            Handler::Native => return self.native(inst),
+            Handler::Native | Handler::Locked => return self.native(inst),
+            _ if inst.encoding() == EncodingKind::VEX && is_vector(rule, inst) => {
+                return if self.upper { self.wide_instruction(inst, rule) } else { self.native(inst) };
+            }
             Handler::Repeated { stores } => return self.repeated(inst, stores),
             _ => {}
         }
+        self.straight(inst, rule);
+        Ok(())
+    }
+
+    /// Lifts an instruction that goes on to the next one. One arm per rule of the coverage table.
+    pub(crate) fn straight(&mut self, inst: &Instruction, rule: Handler) {
         match rule {
             Handler::Nothing => {}
             Handler::Mov => self.mov(inst),
@@ -290,6 +305,14 @@ impl Lifter<'_> {
             Handler::RoundSingle => self.round_single(inst),
             Handler::RoundDoubles => self.round_doubles(inst),
             Handler::RoundSingles => self.round_singles(inst),
+            Handler::ClearUpper { all } => self.clear_upper(all),
+            Handler::Broadcast(bits) => self.broadcast(inst, bits),
+            Handler::BroadcastHalf => self.broadcast_half(inst),
+            Handler::ExtractHalf => self.extract_half(inst),
+            Handler::InsertHalf => self.insert_half(inst),
+            Handler::PermuteHalves => self.permute_halves(inst),
+            Handler::PermuteQuadwords => self.permute_quadwords(inst),
+            Handler::CompareExchangeWide => self.compare_exchange_wide(inst),
             // Done above.
             Handler::Call
             | Handler::Ret
@@ -298,8 +321,8 @@ impl Lifter<'_> {
             | Handler::Counted(_)
             | Handler::Repeated { .. }
             | Handler::Native
+            | Handler::Locked
             | Handler::Refused(_) => {}
         }
-        Ok(())
     }
 }

@@ -3,10 +3,11 @@
 //! Inputs and outputs come from the decoder library's register information, which is exact byte by byte for what it
 //! lists; slots that it says are written in part or conditionally are inputs as well. The flags are always both,
 //! because most instructions write some of them only (and shifts by CL may write none, which the library does not
-//! say). Registers that are not slots stay in the CPU (x87) or in the context (`wide`).
+//! say); locked arithmetic, which writes all, does not have them as an input. Registers that are not slots stay in the CPU (x87) or in the context (`wide`).
 //!
 //! Worked example: `shld rax, rdx, 4` has the inputs rax, rdx, flags and the outputs rax, flags.
 
+use crate::cover::is_locked;
 use crate::lifter::Lifter;
 use crate::liveness::SLOT_FLAGS;
 use crate::operand::{gpr_slot, lane_slot};
@@ -21,6 +22,8 @@ struct Touched {
     outputs: Vec<Slot>,
     vector: bool,
     wide: bool,
+    /// Upper halves of ymm registers are slots, and the instruction uses or clears them.
+    upper: bool,
 }
 
 impl Touched {
@@ -43,8 +46,14 @@ impl Touched {
             self.vector = true;
             self.wide |= !register.is_xmm() || register.number() >= 16;
             if register.number() < 16 {
-                self.add(lane_slot(register, 0), reads, writes);
-                self.add(lane_slot(register, 1), reads, writes);
+                // What is written in part may be a lane that is not.
+                let whole = !self.upper;
+                self.add(lane_slot(register, 0), reads || !whole, writes);
+                self.add(lane_slot(register, 1), reads || !whole, writes);
+                if self.upper {
+                    self.add(lane_slot(register, 2), true, writes);
+                    self.add(lane_slot(register, 3), true, writes);
+                }
             }
         } else if register.is_k() {
             self.wide = true;
@@ -59,6 +68,11 @@ impl Lifter<'_> {
         let (touched, memory) = self.touched(inst);
         let mut inputs = Vec::with_capacity(touched.inputs.len());
         for slot in touched.inputs {
+            // An upper half that was not written in the trace is in the context, with what is above it. (A loop may have
+            // written it in the iteration before; it begins at an anchor, where vector registers hold nothing.)
+            if slot.is_upper() && self.header.is_none() && !self.slots[slot.index()].dirty {
+                continue;
+            }
             let value = self.read_slot(slot);
             self.overwrite_slot(slot, value);
             inputs.push((slot, value));
@@ -89,8 +103,9 @@ impl Lifter<'_> {
 
     /// The slots that `inst` touches, sorted, and whether it may access memory.
     fn touched(&mut self, inst: &Instruction) -> (Touched, bool) {
-        let mut touched = Touched::default();
-        // It clears upper halves only, and those are not slots.
+        let upper = self.upper && inst.encoding() != EncodingKind::Legacy;
+        let mut touched = Touched { upper, ..Touched::default() };
+        // It clears upper halves only; where these are slots, it is no native operation.
         if inst.mnemonic() == M::Vzeroupper {
             touched.wide = true;
             return (touched, false);
@@ -103,7 +118,9 @@ impl Lifter<'_> {
         let memory = fence || info.used_memory().iter().any(|used| used.access() != OpAccess::NoMemAccess);
         touched.wide |= touched.vector && inst.encoding() != EncodingKind::Legacy;
         if (inst.rflags_read() | inst.rflags_modified()) & SLOT_FLAGS != 0 {
-            touched.add(Slot::FLAGS, true, true);
+            // Locked instructions write what they say, whatever their operands.
+            let writes_all = is_locked(inst) && inst.rflags_modified() & SLOT_FLAGS == SLOT_FLAGS;
+            touched.add(Slot::FLAGS, !writes_all || inst.rflags_read() & SLOT_FLAGS != 0, true);
         }
         touched.inputs.sort();
         touched.outputs.sort();

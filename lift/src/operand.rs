@@ -22,9 +22,9 @@ pub(crate) fn gpr_slot(register: Register) -> Slot {
     Slot::gpr((register.full_register().number() & 15) as u8)
 }
 
-/// Lane `lane` of an xmm register.
+/// Lane `lane` of an xmm or ymm register.
 pub(crate) fn lane_slot(register: Register, lane: u8) -> Slot {
-    Slot::xmm((register.number() & 15) as u8, lane & 1)
+    Slot::xmm((register.number() & 15) as u8, lane & 3)
 }
 
 fn is_high_byte(register: Register) -> bool {
@@ -147,8 +147,13 @@ impl Lifter<'_> {
             .then(|| Recorded { address: self.seen.address, value: self.seen.value & ty.mask() as u64 })
     }
 
-    /// The effective address of the memory operand.
+    /// The effective address of the memory operand, or of the half of it that is worked on.
     pub(crate) fn address(&mut self, inst: &Instruction) -> Address {
+        let address = self.whole_address(inst);
+        if self.half == 0 { address } else { self.advance(address, 16) }
+    }
+
+    fn whole_address(&mut self, inst: &Instruction) -> Address {
         let mut address = self.offset_address(inst);
         let segment = match inst.memory_segment() {
             Register::FS => Slot::FS,

@@ -68,12 +68,13 @@ impl Lifter<'_> {
         self.replace_lane(inst, 0, low);
     }
 
+    /// A lane of the half that is worked on.
     pub(crate) fn read_lane(&mut self, register: Register, lane: u8) -> Value {
-        self.read_slot(lane_slot(register, lane))
+        self.read_slot(lane_slot(register, 2 * self.half + lane))
     }
 
     pub(crate) fn write_lane(&mut self, register: Register, lane: u8, value: Value) {
-        self.write_slot(lane_slot(register, lane), value);
+        self.write_slot(lane_slot(register, 2 * self.half + lane), value);
     }
 
     pub(crate) fn write_lanes(&mut self, register: Register, [low, high]: [Value; 2]) {
@@ -306,7 +307,7 @@ impl Lifter<'_> {
 
     pub(crate) fn shuffle64(&mut self, inst: &Instruction) {
         let Sources { register, a, b } = self.sources(inst);
-        let control = control(inst) as usize;
+        let control = control(inst) as usize >> (2 * self.half);
         self.write_lanes(register, [a[control & 1], b[control >> 1 & 1]]);
     }
 

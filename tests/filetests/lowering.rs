@@ -18,6 +18,7 @@ fn layout() -> Layout {
     let context = |word: usize| word as i32 * 8;
     Layout {
         slots: std::array::from_fn(context),
+        above: 0,
         free_record: context(Slot::COUNT),
         flag_args: [1, 2, 3].map(|at| context(Slot::COUNT + at)),
         record_resume: 0,

@@ -53,6 +53,13 @@ impl Lowering<'_, '_> {
     pub(super) fn write_slot(&mut self, slot: Slot, value: Value) {
         let offset = self.request.layout.slots[slot.index()];
         self.builder.ins().store(FLAGS, value, self.context, offset);
+        // What was written to a whole ymm register has cleared the rest.
+        if slot.as_xmm().is_some_and(|(_, lane)| lane == 3) && self.request.layout.above > 0 {
+            let zero = self.builder.ins().iconst(types::I64, 0);
+            for at in (0..self.request.layout.above).step_by(8) {
+                self.builder.ins().store(FLAGS, zero, self.context, offset + 8 + at);
+            }
+        }
     }
 
     pub(super) fn load_record(&mut self, ty: ir::Type, offset: i32) -> Value {

@@ -85,6 +85,7 @@ impl Drop for Code {
 pub fn layout() -> Layout {
     Layout {
         slots: std::array::from_fn(|slot| slot as i32 * 8),
+        above: 0,
         free_record: Slot::COUNT as i32 * 8,
         flag_args: [1, 2, 3].map(|at| (Slot::COUNT as i32 + at) * 8),
         record_resume: 0,

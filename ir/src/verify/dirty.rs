@@ -4,7 +4,7 @@ use super::{Place, Problem, Verifier};
 use crate::{Entity, Exit, NativeOp, Opcode, Segment, Slot, Terminator};
 
 /// A set of slots, one bit each.
-type Slots = u64;
+type Slots = u128;
 
 const _: () = assert!(Slot::COUNT <= Slots::BITS as usize);
 

@@ -1,16 +1,20 @@
 //! The vector half of the coverage table.
 
 use super::{Handler, Lanes, Logic};
-use iced_x86::{Code, Instruction, Mnemonic as M};
+use iced_x86::{Instruction, Mnemonic as M};
 use redmagic_ir::Opcode;
 
-/// The rule for a vector instruction.
-pub(super) fn handler(inst: &Instruction) -> Option<Handler> {
-    moves(inst).or_else(|| shuffles(inst)).or_else(|| integers(inst)).or_else(|| doubles(inst)).or_else(|| others(inst))
+/// The rule for a vector instruction, called `mnemonic` without a VEX prefix.
+pub(super) fn handler(inst: &Instruction, mnemonic: M) -> Option<Handler> {
+    moves(mnemonic)
+        .or_else(|| shuffles(mnemonic))
+        .or_else(|| integers(mnemonic))
+        .or_else(|| doubles(inst, mnemonic))
+        .or_else(|| others(mnemonic))
 }
 
-fn moves(inst: &Instruction) -> Option<Handler> {
-    Some(match inst.mnemonic() {
+fn moves(mnemonic: M) -> Option<Handler> {
+    Some(match mnemonic {
         M::Movaps | M::Movapd | M::Movups | M::Movupd | M::Movdqa | M::Movdqu | M::Lddqu => Handler::Full,
         M::Movntdq | M::Movntps | M::Movntpd | M::Movntdqa => Handler::Full,
         M::Movsd => Handler::Scalar64,
@@ -39,9 +43,9 @@ fn moves(inst: &Instruction) -> Option<Handler> {
     })
 }
 
-fn shuffles(inst: &Instruction) -> Option<Handler> {
+fn shuffles(mnemonic: M) -> Option<Handler> {
     let widen = |from, to, signed| Handler::WidenLanes { from, to, signed };
-    Some(match inst.mnemonic() {
+    Some(match mnemonic {
         M::Unpcklpd | M::Punpcklqdq => Handler::Unpack64 { high: false },
         M::Unpckhpd | M::Punpckhqdq => Handler::Unpack64 { high: true },
         M::Unpcklps | M::Punpckldq => Handler::Unpack32 { high: false },
@@ -85,9 +89,9 @@ fn shuffles(inst: &Instruction) -> Option<Handler> {
     })
 }
 
-fn integers(inst: &Instruction) -> Option<Handler> {
+fn integers(mnemonic: M) -> Option<Handler> {
     let shift = |op, bits| Handler::LaneShift { op, bits };
-    let lanes = match inst.mnemonic() {
+    let lanes = match mnemonic {
         M::Pxor | M::Xorps | M::Xorpd => return Some(Handler::VectorLogic(Logic::Xor)),
         M::Por | M::Orps | M::Orpd => return Some(Handler::VectorLogic(Logic::Or)),
         M::Pand | M::Andps | M::Andpd => return Some(Handler::VectorLogic(Logic::And)),
@@ -138,7 +142,7 @@ fn integers(inst: &Instruction) -> Option<Handler> {
         M::Pmuludq => Lanes::MulEven { signed: false },
         M::Pmaddwd => Lanes::MulAdd,
         M::Psadbw => Lanes::Distance,
-        _ => extreme(inst.mnemonic())?,
+        _ => extreme(mnemonic)?,
     };
     Some(Handler::Lanes(lanes))
 }
@@ -163,8 +167,8 @@ fn extreme(mnemonic: M) -> Option<Lanes> {
     Some(Lanes::Extreme { bits, signed, max })
 }
 
-fn doubles(inst: &Instruction) -> Option<Handler> {
-    Some(match inst.mnemonic() {
+fn doubles(inst: &Instruction, mnemonic: M) -> Option<Handler> {
+    Some(match mnemonic {
         M::Addsd => Handler::Float(Opcode::Fadd64),
         M::Subsd => Handler::Float(Opcode::Fsub64),
         M::Mulsd => Handler::Float(Opcode::Fmul64),
@@ -183,7 +187,7 @@ fn doubles(inst: &Instruction) -> Option<Handler> {
         M::Sqrtsd => Handler::Sqrt,
         M::Sqrtpd => Handler::PackedSqrt,
         M::Ucomisd | M::Comisd => Handler::FloatFlags,
-        M::Cmpsd if inst.code() == Code::Cmpsd_xmm_xmmm64_imm8 => Handler::FloatMask,
+        M::Cmpsd if !inst.is_string_instruction() => Handler::FloatMask,
         M::Cmppd => Handler::PackedFloatMask,
         M::Cvtsi2sd => Handler::FromInt { single: false },
         M::Cvttsd2si => Handler::ToInt { single: false, rounded: false },
@@ -200,8 +204,8 @@ fn doubles(inst: &Instruction) -> Option<Handler> {
 }
 
 /// Single precision.
-fn others(inst: &Instruction) -> Option<Handler> {
-    Some(match inst.mnemonic() {
+fn others(mnemonic: M) -> Option<Handler> {
+    Some(match mnemonic {
         M::Addss => Handler::Single(Opcode::Fadd32),
         M::Subss => Handler::Single(Opcode::Fsub32),
         M::Mulss => Handler::Single(Opcode::Fmul32),
