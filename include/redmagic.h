@@ -65,6 +65,17 @@ void *redmagic_force_jump_to_trace(void *id);
 
 /* ---- Extensions: hints that can only make things faster or safer. ---- */
 
+/* What `function`, with all that it calls, does where its calls are not followed, as far as others can see. It returns to
+ * its caller, calls nobody back and frees nothing, unless its effects are REDMAGIC_EFFECTS_ANY, which all functions have of
+ * which nothing was said. Functions of the C library are known. */
+enum redmagic_effects {
+	REDMAGIC_EFFECTS_ANY = 0,   /* anything */
+	REDMAGIC_EFFECTS_READS = 1, /* writes no memory */
+	REDMAGIC_EFFECTS_ERRNO = 2, /* writes no memory but perhaps errno, reads none */
+	REDMAGIC_EFFECTS_NONE = 3   /* neither reads nor writes memory */
+};
+void redmagic_set_function_effects(void *function, int effects);
+
 /* The `length` bytes at `start` do not change until they are forgotten (bytecode, constant tables). */
 void redmagic_assume_immutable(const void *start, size_t length);
 

@@ -14,6 +14,7 @@ use crate::runtime::{self, Runtime};
 use crate::stats::{self, COUNTERS, Snapshot};
 use crate::stubs;
 use crate::thread;
+use redmagic_ir::CallEffect;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
@@ -64,6 +65,7 @@ pub fn declare_functions(functions: &mut Functions) {
     for function in [
         regions::redmagic_temp_enable as *const () as u64,
         redmagic_do_not_trace_function as *const () as u64,
+        redmagic_set_function_effects as *const () as u64,
         redmagic_disable_branch as *const () as u64,
         redmagic_assume_immutable as *const () as u64,
         redmagic_forget as *const () as u64,
@@ -133,6 +135,20 @@ pub extern "C" fn redmagic_do_not_trace_function(function: *mut c_void) {
         return misuse("redmagic_do_not_trace_function(NULL)");
     }
     with_runtime((), |runtime| runtime.treat(function as u64, Treatment::Residual));
+}
+
+/// Says what `function` does, with all that it calls: `effects` is one of `REDMAGIC_EFFECTS_…`.
+#[unsafe(no_mangle)]
+pub extern "C" fn redmagic_set_function_effects(function: *mut c_void, effects: c_int) {
+    let effect = match effects {
+        _ if function.is_null() => return misuse("redmagic_set_function_effects(NULL)"),
+        0 => CallEffect::Any,
+        1 => CallEffect::Reads,
+        2 => CallEffect::Errno,
+        3 => CallEffect::None,
+        _ => return misuse("redmagic_set_function_effects with unknown effects"),
+    };
+    with_runtime((), |runtime| runtime.set_effect(function as u64, effect));
 }
 
 /// Loop `id` is never traced.

@@ -3,9 +3,10 @@
 //! Names are looked up once, at the first recording; a function that the program does not have costs nothing. Everything
 //! that is in none of the lists is traced into if it belongs to the anchor's module, and called residually otherwise.
 
-#![expect(unsafe_code, reason = "dlsym")]
+#![expect(unsafe_code, reason = "dlsym and dladdr")]
 
 use crate::regions::Kind;
+use redmagic_ir::CallEffect;
 use std::collections::HashMap;
 use std::ffi::CString;
 
@@ -111,15 +112,109 @@ const RESIDUAL: [&str; 34] = [
     "__tls_get_addr",
 ];
 
-/// Functions that read and write no memory that a trace could know.
-const NO_EFFECT: [&str; 14] =
-    ["floor", "ceil", "fmod", "pow", "sqrt", "sin", "cos", "tan", "exp", "log", "log2", "log10", "fabs", "labs"];
+/// Functions of the C library that write no memory but perhaps `errno`, with what they do.
+///
+/// Not among them: functions that write through an argument (`memcpy`, `frexp`, `modf`), whose extent no trace knows, and
+/// those whose work depends on the locale or on the rounding mode that they change.
+const EFFECTS: [(CallEffect, &[&str]); 3] = [
+    (
+        CallEffect::None,
+        &[
+            "floor",
+            "ceil",
+            "trunc",
+            "round",
+            "rint",
+            "nearbyint",
+            "fabs",
+            "copysign",
+            "fmin",
+            "fmax",
+            "floorf",
+            "ceilf",
+            "truncf",
+            "roundf",
+            "rintf",
+            "fabsf",
+            "abs",
+            "labs",
+            "llabs",
+            "__errno_location",
+            "__ctype_b_loc",
+            "__ctype_tolower_loc",
+            "__ctype_toupper_loc",
+        ],
+    ),
+    (
+        CallEffect::Errno,
+        &[
+            "fmod",
+            "remainder",
+            "pow",
+            "sqrt",
+            "cbrt",
+            "hypot",
+            "sin",
+            "cos",
+            "tan",
+            "asin",
+            "acos",
+            "atan",
+            "atan2",
+            "sinh",
+            "cosh",
+            "tanh",
+            "asinh",
+            "acosh",
+            "atanh",
+            "exp",
+            "exp2",
+            "expm1",
+            "log",
+            "log2",
+            "log10",
+            "log1p",
+            "ldexp",
+            "scalbn",
+            "fmodf",
+            "powf",
+            "sqrtf",
+            "sinf",
+            "cosf",
+            "tanf",
+            "atan2f",
+            "expf",
+            "logf",
+        ],
+    ),
+    (
+        CallEffect::Reads,
+        &[
+            "strlen",
+            "strnlen",
+            "strcmp",
+            "strncmp",
+            "strchr",
+            "strrchr",
+            "strstr",
+            "strspn",
+            "strcspn",
+            "strpbrk",
+            "memcmp",
+            "memchr",
+            "memrchr",
+            "rawmemchr",
+            "tolower",
+            "toupper",
+        ],
+    ),
+];
 
 /// All that is known about functions, by address.
 #[derive(Default)]
 pub struct Functions {
     treatments: HashMap<u64, Treatment>,
-    pure: Vec<u64>,
+    effects: HashMap<u64, CallEffect>,
     looked_up: bool,
 }
 
@@ -145,10 +240,15 @@ impl Functions {
         self.treatments.get(&function).copied().unwrap_or(Treatment::Ordinary)
     }
 
-    /// Whether the function has no effect on memory that a trace could know.
-    pub fn is_pure(&mut self, function: u64) -> bool {
+    /// Says what a function does.
+    pub fn set_effect(&mut self, function: u64, effect: CallEffect) {
+        self.effects.insert(function, effect);
+    }
+
+    /// What a function does.
+    pub fn effect(&mut self, function: u64) -> CallEffect {
         self.look_up();
-        self.pure.contains(&function)
+        self.effects.get(&function).copied().unwrap_or(CallEffect::Any)
     }
 
     fn look_up(&mut self) {
@@ -161,11 +261,36 @@ impl Functions {
                 self.treatments.entry(address).or_insert(treatment);
             }
         }
-        self.pure.extend(NO_EFFECT.iter().filter_map(|name| find(name)));
+        for (effect, names) in EFFECTS {
+            for address in names.iter().filter_map(|name| find(name)).filter(|address| is_of_c_library(*address)) {
+                self.effects.entry(address).or_insert(effect);
+            }
+        }
     }
 }
 
-/// The address of a function of this process.
+/// Whether the function is one of the C library: programs may have functions of their own of the same name.
+fn is_of_c_library(function: u64) -> bool {
+    let mut info = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: an address, and room for the answer; strings in it are the loader's, which live as long as the module.
+    let path = unsafe {
+        if libc::dladdr(function as *const libc::c_void, info.as_mut_ptr()) == 0 {
+            return false;
+        }
+        let name = info.assume_init().dli_fname;
+        if name.is_null() {
+            return false;
+        }
+        std::ffi::CStr::from_ptr(name).to_bytes()
+    };
+    let file = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
+    [&b"libc.so"[..], b"libm.so", b"libc-", b"libm-", b"libc.musl", b"ld-musl"]
+        .iter()
+        .any(|name| file.starts_with(name))
+}
+
+/// The address of a function of this process. Functions of which there are several variants have been bound to the one that
+/// calls through linkage stubs reach as well.
 fn find(name: &str) -> Option<u64> {
     let name = CString::new(name).ok()?;
     // SAFETY: a terminated string; the result is only compared.
@@ -185,5 +310,19 @@ mod tests {
         assert_eq!(functions.treatment(1), Treatment::Ordinary);
         functions.set(1, Treatment::Residual);
         assert_eq!(functions.treatment(1), Treatment::Residual);
+    }
+
+    #[test]
+    fn effects_are_those_of_the_c_library_and_what_was_said() {
+        let mut functions = Functions::new();
+        assert_eq!(functions.effect(libc::strlen as *const () as u64), CallEffect::Reads);
+        assert_eq!(functions.effect(libc::memcpy as *const () as u64), CallEffect::Any);
+        // This test's own code is in no C library.
+        assert!(!is_of_c_library(effects_are_those_of_the_c_library_and_what_was_said as *const () as u64));
+        assert_eq!(functions.effect(1), CallEffect::Any);
+        functions.set_effect(1, CallEffect::None);
+        assert_eq!(functions.effect(1), CallEffect::None);
+        functions.set_effect(libc::strlen as *const () as u64, CallEffect::Any);
+        assert_eq!(functions.effect(libc::strlen as *const () as u64), CallEffect::Any);
     }
 }

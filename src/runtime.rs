@@ -369,7 +369,7 @@ impl Runtime {
     pub fn decide(&'static self, target: u64, start: u64) -> Decision {
         let mut shared = self.lock();
         let treatment = shared.functions.treatment(target);
-        let effect = if shared.functions.is_pure(target) { CallEffect::None } else { CallEffect::Any };
+        let effect = shared.functions.effect(target);
         let module = shared.modules.of_code(target);
         let traced = module.is_some_and(|module| shared.traced_modules(start).contains(&module));
         match (treatment, module) {
@@ -397,6 +397,14 @@ impl Runtime {
         let mut shared = self.lock();
         let function = shared.modules.stub_target(function).unwrap_or(function);
         shared.functions.set(function, treatment);
+        shared.epoch += 1;
+    }
+
+    /// Says what calls of a function do that are not followed.
+    pub fn set_effect(&'static self, function: u64, effect: CallEffect) {
+        let mut shared = self.lock();
+        let function = shared.modules.stub_target(function).unwrap_or(function);
+        shared.functions.set_effect(function, effect);
         shared.epoch += 1;
     }
 

@@ -63,6 +63,13 @@ fn long_jumps() {
 }
 
 #[test]
+fn effects_of_functions() {
+    check(&["effects.c"], "-O2 -fno-builtin-log1p", Shared);
+    check(&["effects.c"], "-O2 -fno-builtin-log1p -rdynamic", Shared);
+    check(&["effects.c"], "-O0", Static);
+}
+
+#[test]
 fn exceptions() {
     check(&["exceptions.cc"], "-O2", Static);
     check(&["exceptions.cc"], "-O0", Shared);

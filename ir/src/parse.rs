@@ -15,7 +15,7 @@
 //! address    = "[" VALUE ["+" VALUE ["*" SCALE]] [("+" | "-") NUMBER] "]"
 //! recorded   = "@" NUMBER "=" NUMBER
 //! terminator = "jump" target | "switch" VALUE "{" [NUMBER "=>" target {"," ...}] "}" "else" target
-//!            | "call" VALUE "ret" VALUE "state" EXIT "effect" ("any" | "none") "->" SEG | "leave" EXIT
+//!            | "call" VALUE "ret" VALUE "state" EXIT "effect" EFFECT "->" SEG | "leave" EXIT
 //! target     = SEG "(" [VALUE {"," VALUE}] ")"
 //! exit       = EXIT "@" NUMBER ["step" NUMBER] ["anchor" NUMBER] "{" [item {"," item}] "}"
 //! item       = "let" XNAME "=" recipe | SLOT "=" exitvalue | "store" TYPE address "=" exitvalue
@@ -307,8 +307,10 @@ fn terminator(cursor: &mut Cursor<'_>, pending: &mut Pending) -> Parsed<Option<T
         cursor.keyword("state")?;
         let state = pending.exit(cursor)?;
         cursor.keyword("effect")?;
-        let effect = cursor.choice("`any` or `none`", |word| match word {
+        let effect = cursor.choice("`any`, `reads`, `errno` or `none`", |word| match word {
             "any" => Some(CallEffect::Any),
+            "reads" => Some(CallEffect::Reads),
+            "errno" => Some(CallEffect::Errno),
             "none" => Some(CallEffect::None),
             _ => None,
         })?;

@@ -79,6 +79,8 @@ impl fmt::Display for Terminator {
             Terminator::Call(call) => {
                 let effect = match call.effect {
                     CallEffect::Any => "any",
+                    CallEffect::Reads => "reads",
+                    CallEffect::Errno => "errno",
                     CallEffect::None => "none",
                 };
                 write!(

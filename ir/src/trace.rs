@@ -209,7 +209,11 @@ pub struct NativeOp {
 pub enum CallEffect {
     /// Anything.
     Any,
-    /// Nothing to memory that the trace can see (`sqrt`, `fmod`).
+    /// Writes no memory that the trace can see; its result may depend on any (`strlen`).
+    Reads,
+    /// Nothing to memory that the trace can see, but for the thread's `errno` (`pow`).
+    Errno,
+    /// Nothing to memory that the trace can see (`floor`).
     None,
 }
 

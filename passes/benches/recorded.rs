@@ -1,8 +1,8 @@
 //! What the optimiser takes for each recorded instruction, and what it leaves, on traces of a real guest.
 //!
 //! ```text
-//! REDMAGIC_DUMP=/tmp/dumps/int_sum redmagic-lua hosts/lua/programs/int_sum.lua    (for each program)
-//! cargo bench -p redmagic-passes --bench recorded -- /tmp/dumps
+//! REDMAGIC_DUMP=dumps/int_sum redmagic-lua hosts/lua/programs/int_sum.lua    (for each program)
+//! cargo bench -p redmagic-passes --bench recorded -- "$PWD/dumps"
 //! ```
 //!
 //! The argument is a directory with one directory of dumps for each program. Without it, nothing is measured.

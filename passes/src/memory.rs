@@ -158,6 +158,16 @@ impl Memory {
         self.epochs[domain as usize] += 1;
     }
 
+    /// Forgets what a function may have changed that sets `errno`: an `int` somewhere, which is never accessed together with
+    /// anything else. So what is as wide as a pointer is other memory.
+    pub(crate) fn forget_errno(&mut self) {
+        let epochs = self.epochs;
+        for cells in &mut self.bases {
+            cells.validate(epochs);
+            cells.retain(|cell| cell.ty.bytes() >= 8);
+        }
+    }
+
     /// The cells at the base of `place` that are still valid.
     fn cells(&mut self, place: &Place) -> &mut Cells {
         let base = place.base;

@@ -22,7 +22,7 @@ use crate::regions::Regions;
 use crate::scope::{self, Scope};
 use crate::why::{self, Reason};
 use redmagic_ir::{
-    Address, CallEffect, Class, Effect, Exit, ExitData, ExitValue, Inst, Map, Opcode, Segment, Slot, Target,
+    Address, Call, CallEffect, Class, Effect, Exit, ExitData, ExitValue, Inst, Map, Opcode, Segment, Slot, Target,
     Terminator, Trace, Type, Value,
 };
 
@@ -132,7 +132,7 @@ impl Walk<'_> {
         let mut rounding_is_fixed = true;
         for segment in self.graph.order.iter().rev() {
             let data = &trace.segments[*segment];
-            rounding_is_fixed &= !matches!(data.terminator, Terminator::Call(_));
+            rounding_is_fixed &= !matches!(data.terminator, Terminator::Call(Call { effect: CallEffect::Any, .. }));
             for &value in data.insts.iter().rev() {
                 let inst = &trace.insts[value];
                 match inst.op {
@@ -467,10 +467,13 @@ impl Walk<'_> {
         if let Terminator::Call(call) = &terminator {
             match call.effect {
                 CallEffect::Any => self.memory.clear(),
-                // The callee's own frame overwrites what lies below the stack pointer.
-                CallEffect::None => {
+                effect @ (CallEffect::Reads | CallEffect::Errno | CallEffect::None) => {
+                    // The callee's own frame overwrites what lies below the stack pointer.
                     self.memory.forget(Domain::Frame);
                     self.memory.forget(Domain::Unclear);
+                    if effect == CallEffect::Errno {
+                        self.memory.forget_errno();
+                    }
                 }
             }
         }

@@ -420,3 +420,59 @@ exit1 @0x44 { rax = v8 }
     base.memory.set(0x5010, 8, 0x6000);
     every_subset(text, &base);
 }
+
+/// What is known of memory behind a call, for each kind of effects: loads of 64 and of 32 bits that are repeated behind it.
+#[test]
+fn effects_of_calls_decide_what_is_known_behind_them() {
+    let text = |effect: &str| {
+        format!(
+            "trace t {{
+seg0():
+  v0: i64 = slot rbx
+  v1: i64 = load [v0 + 8]
+  v2: i32 = load [v0 + 16]
+  v3: i64 = const 0x7000
+  v4: i64 = const 0x1234
+  call v3 ret v4 state exit0 effect {effect} -> seg1
+seg1():
+  v5: i64 = load [v0 + 8]
+  v6: i32 = load [v0 + 16]
+  v7: i64 = zext v2
+  v8: i64 = zext v6
+  leave exit1
+exit0 @0x40 {{}}
+exit1 @0x48 {{ rdx = v1, rsi = v5, r8 = v7, r9 = v8 }}
+}}"
+        )
+    };
+    for (effect, forwarded) in [("any", 0), ("errno", 1), ("reads", 2), ("none", 2)] {
+        let before = trace(&text(effect));
+        let (after, stats) = optimised(&before, "forward,dce");
+        assert_eq!(stats.loads_forwarded, forwarded, "{effect}: {after}");
+        assert!(same_effects(&before, &after, &guest(&[(Slot::RBX, 0x5000)])) > 0);
+    }
+}
+
+/// Equal floating-point operations on both sides of a call are equal if the call leaves the rounding mode alone.
+#[test]
+fn calls_that_only_compute_leave_the_rounding_mode_alone() {
+    for (effect, merged) in [("any", 0), ("errno", 1)] {
+        let text = format!(
+            "trace t {{
+seg0():
+  v0: i64 = slot xmm0.lo
+  v1: i64 = fadd64 v0, v0
+  v3: i64 = const 0x7000
+  v4: i64 = const 0x1234
+  call v3 ret v4 state exit0 effect {effect} -> seg1
+seg1():
+  v5: i64 = fadd64 v0, v0
+  leave exit1
+exit0 @0x40 {{}}
+exit1 @0x48 {{ rdx = v1, rsi = v5 }}
+}}"
+        );
+        let (after, stats) = optimised(&trace(&text), "forward,dce");
+        assert_eq!(stats.merged, merged, "{effect}: {after}");
+    }
+}

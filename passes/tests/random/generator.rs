@@ -198,7 +198,8 @@ impl Generator {
         let return_address = self.append(Inst::constant(Type::I64, 0x9999));
         let state = self.exit();
         let resume = self.trace.add_segment();
-        let effect = if self.random(2) == 0 { CallEffect::Any } else { CallEffect::None };
+        let effects = [CallEffect::Any, CallEffect::Reads, CallEffect::Errno, CallEffect::None];
+        let effect = effects[self.random(4) as usize];
         let call = Call { state, target, return_address, effect, resume };
         self.trace.segments[self.segment].terminator = Terminator::Call(call);
         self.segment = resume;
