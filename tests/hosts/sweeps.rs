@@ -46,3 +46,18 @@ fn interpreters() {
     ];
     assert!(exits.iter().sum::<u64>() > 100, "{exits:?}");
 }
+
+/// Code for processors with AVX, where the machine has them.
+#[test]
+fn wide_vectors() {
+    if !is_x86_feature_detected!("avx2") || !is_x86_feature_detected!("fma") {
+        println!("this processor has no AVX2");
+        return;
+    }
+    let mut flags = vec!["-O3 -mavx2 -mfma -ffast-math", "-O2 -mavx2"];
+    if is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512bw") {
+        flags.push("-O3 -mavx512vl -mavx512bw -mprefer-vector-width=512");
+    }
+    let exits: Vec<u64> = flags.into_iter().map(|flags| sweep("tests/hosts", &["vectors.c"], flags)).collect();
+    assert!(exits.iter().all(|exits| *exits > 0), "{exits:?}");
+}
