@@ -2,8 +2,8 @@
 //!
 //! The reference is the unpatched Lua; it is compared with the annotated one switched off, with thresholds 1, 2, 50 and a
 //! random one, every compiled trace being checked against its recording (`REDMAGIC_CHECK=1`), with 2 and the random one
-//! also against native execution (`REDMAGIC_CHECK=2`). The numeric programs also run with the evaluator in place of machine
-//! code (`REDMAGIC_BACKEND=eval`). `REDMAGIC_TEST_SEED=n` repeats a run that printed `seed n`: its random thresholds, and
+//! also against native execution (`REDMAGIC_CHECK=2`), and with 2 some programs at every exit (`REDMAGIC_CHECK=3`). The
+//! numeric programs also run with the evaluator in place of machine code (`REDMAGIC_BACKEND=eval`). `REDMAGIC_TEST_SEED=n` repeats a run that printed `seed n`: its random thresholds, and
 //! where Lua's hash tables put their keys, on which the shape of traces depends.
 
 use lua_runs::programs::{self, Program};
@@ -24,6 +24,20 @@ const NUMERIC: [&str; 13] = [
     "queens",
     "sieve",
     "spectral_norm",
+    "while_mod",
+];
+
+/// Programs whose traces are left at every guard: loops, calls, tables, strings, closures, floats.
+const SWEPT: [&str; 10] = [
+    "closure_calls",
+    "fannkuch",
+    "field_access",
+    "float_sum",
+    "int_sum",
+    "mandelbrot",
+    "method_calls",
+    "sieve",
+    "strings",
     "while_mod",
 ];
 
@@ -56,6 +70,10 @@ fn traces_change_nothing() {
     for (index, program) in programs.iter().enumerate() {
         jobs.push((program, Settings::off()));
         let random = 1 + mix(seed.wrapping_add(index as u64)) % 200;
+        // Every exit of every trace, in a process of its own.
+        if SWEPT.contains(&program.name.as_str()) {
+            jobs.push((program, Settings::hot(2).with("CHECK", 3)));
+        }
         for (threshold, check) in [(1, 1), (2, 2), (50, 1), (random, 2)] {
             jobs.push((program, Settings::hot(threshold).with("CHECK", check)));
         }
