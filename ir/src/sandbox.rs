@@ -187,7 +187,8 @@ impl TestGuest {
         TestGuest { slots: [0; Slot::COUNT], memory, events: Vec::new(), seed }
     }
 
-    /// What a residual callee might do: all slots but the callee-saved ones change, and, if it may do anything, memory.
+    /// What a residual callee might do: all slots but the callee-saved ones change, and memory: all of it if the callee may
+    /// do anything, else what its own frame overwrites.
     pub fn perform_call(&mut self, target: u64, return_address: u64, effect: CallEffect) {
         let seed = mix(self.seed, mix(target, self.events.len() as u64));
         self.events.push(Event::Call(target, return_address));
@@ -196,6 +197,12 @@ impl TestGuest {
         }
         if effect == CallEffect::Any {
             self.memory.scramble(seed);
+        } else {
+            const FRAME: u64 = 128;
+            for below in (8..=FRAME).step_by(8) {
+                let address = self.slot(Slot::RSP).wrapping_sub(below);
+                self.memory.set(address, 8, u128::from(mix(seed, address)));
+            }
         }
     }
 }

@@ -101,6 +101,8 @@ fn domain_of(root: Taint, index: Option<Taint>, offset: i64, bytes: i64) -> Doma
 pub(crate) struct Frames {
     /// Whether frames of the trace are private.
     private: bool,
+    /// Whether the stack pointer is the same at all exits and calls.
+    still: bool,
     taints: Map<Value, Taint>,
 }
 
@@ -123,7 +125,8 @@ impl Frames {
             analysis.sweep(order);
         }
         let private = !analysis.escaped && analysis.stays_below();
-        Frames { private, taints: analysis.taints }
+        let still = analysis.is_still();
+        Frames { private, still, taints: analysis.taints }
     }
 
     fn taint(&mut self, trace: &Trace, value: Value) -> Taint {
@@ -136,9 +139,23 @@ impl Frames {
         self.taints[value]
     }
 
+    /// What a call overwrites that has no effect but its result: the memory below the stack pointer, where its own frame is.
+    pub(crate) fn overwritten(&self) -> Overwritten {
+        match (self.private, self.still) {
+            (true, _) => Overwritten::Frames,
+            (false, true) => Overwritten::Stack,
+            (false, false) => Overwritten::Everything,
+        }
+    }
+
     /// Whether `value` is computed from the stack pointer (rather than perhaps loaded from a place that holds it).
     pub(crate) fn is_stack_address(&mut self, trace: &Trace, value: Value) -> bool {
         self.taint(trace, value).is_near() && trace.insts[value].op != Opcode::Load
+    }
+
+    /// Whether `value` may point to the stack.
+    pub(crate) fn is_near_stack(&mut self, trace: &Trace, value: Value) -> bool {
+        self.taint(trace, value).is_near()
     }
 
     /// Which memory `bytes` bytes at `address` are.
@@ -150,6 +167,17 @@ impl Frames {
         let index = address.index.is_some().then(|| self.taint(trace, address.index));
         domain_of(root, index, i64::from(address.offset), bytes)
     }
+}
+
+/// What is known to contain all that a call's own frame overwrites.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Overwritten {
+    /// The frames that the trace has pushed: nobody else has pointers there.
+    Frames,
+    /// What is reached through the stack pointer: the trace pushes no frames.
+    Stack,
+    /// Frames that the trace has pushed or left, to which any pointer may lead.
+    Everything,
 }
 
 struct Analysis<'t> {
@@ -352,6 +380,15 @@ impl Analysis<'_> {
                 self.set(read, stack);
             }
         }
+    }
+
+    /// Whether the stack pointer is at all exits what it is at entry.
+    fn is_still(&self) -> bool {
+        self.trace.exits.values().all(|exit| match exit.get(Slot::RSP) {
+            Some(ExitValue::Value(value)) => self.taints[value] == Taint::Exact(0),
+            Some(ExitValue::Const(_) | ExitValue::Recipe(_) | ExitValue::Undefined) => false,
+            None => true,
+        })
     }
 
     /// Whether the stack pointer goes below its value at entry at an exit, and at none of them above it or elsewhere.

@@ -158,6 +158,17 @@ impl Memory {
         self.epochs[domain as usize] += 1;
     }
 
+    /// Forgets what is behind roots and indices of which `is` says so.
+    pub(crate) fn forget_roots(&mut self, mut is: impl FnMut(Value) -> bool) {
+        let epochs = self.epochs;
+        for cells in &mut self.bases {
+            cells.validate(epochs);
+            if [cells.base.root, cells.base.index].into_iter().any(|part| part.is_some() && is(part)) {
+                cells.retain(|_| false);
+            }
+        }
+    }
+
     /// Forgets what a function may have changed that sets `errno`: an `int` somewhere, which is never accessed together with
     /// anything else. So what is as wide as a pointer is other memory.
     pub(crate) fn forget_errno(&mut self) {

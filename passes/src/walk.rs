@@ -14,7 +14,7 @@
 
 use crate::Stats;
 use crate::apart::{Apart, RootId, Window};
-use crate::frames::Frames;
+use crate::frames::{Frames, Overwritten};
 use crate::graph::{self, Graph};
 use crate::loss::Losses;
 use crate::memory::{Base, Domain, Known, Memory, Place};
@@ -468,9 +468,7 @@ impl Walk<'_> {
             match call.effect {
                 CallEffect::Any => self.memory.clear(),
                 effect @ (CallEffect::Reads | CallEffect::Errno | CallEffect::None) => {
-                    // The callee's own frame overwrites what lies below the stack pointer.
-                    self.memory.forget(Domain::Frame);
-                    self.memory.forget(Domain::Unclear);
+                    self.forget_overwritten();
                     if effect == CallEffect::Errno {
                         self.memory.forget_errno();
                     }
@@ -491,6 +489,19 @@ impl Walk<'_> {
             self.saved[segment] = Some(std::mem::take(&mut self.memory));
         }
         self.scope.trace.segments[segment].terminator = terminator;
+    }
+
+    /// Forgets what the frame of a callee overwrites.
+    fn forget_overwritten(&mut self) {
+        let Walk { memory, frames, scope, .. } = self;
+        match frames.overwritten() {
+            Overwritten::Frames => {
+                memory.forget(Domain::Frame);
+                memory.forget(Domain::Unclear);
+            }
+            Overwritten::Stack => memory.forget_roots(|root| frames.is_near_stack(scope.trace, root)),
+            Overwritten::Everything => memory.clear(),
+        }
     }
 
     /// Where a switch on a constant goes.

@@ -249,3 +249,45 @@ exit1 @0x400000 {}
     let (_, stats) = optimised(&trace(text), "fold,dce");
     assert_eq!(stats.promotions, 0);
 }
+
+/// A frame is pushed, left, and pushed again behind a call that has no effect but overwrites it with its own: what the first
+/// one held is not there any more.
+fn frame_twice(escapes: bool, effect: &str) -> String {
+    let escape = if escapes { "store i64 [v2], v4" } else { "store i64 [v2], v1" };
+    format!(
+        "trace t {{
+seg0():
+  v0: i64 = slot rsp
+  v1: i64 = slot rax
+  v2: i64 = slot rdi
+  v3: i64 = const -16
+  v4: i64 = add v0, v3
+  {escape}
+  store i64 [v4], v1
+  v5: i64 = const 0x7000
+  v6: i64 = const 0x1234
+  v7: i1 = eq v1, v2
+  guard_not v7, exit1
+  call v5 ret v6 state exit0 effect {effect} -> seg1
+seg1():
+  store i64 [v4], v1
+  v8: i64 = const 0
+  leave exit2
+exit0 @0x40 {{}}
+exit1 @0x44 {{ rsp = v4 }}
+exit2 @0x48 {{ rsp = v4, rdx = v8 }}
+}}"
+    )
+}
+
+#[test]
+fn calls_without_effect_overwrite_what_lies_below_the_stack_pointer() {
+    for effect in ["any", "reads", "errno", "none"] {
+        for escapes in [false, true] {
+            let before = trace(&frame_twice(escapes, effect));
+            let (after, stats) = optimised(&before, "forward,dce");
+            assert_eq!(stats.stores_removed, 0, "{effect}: {after}");
+            assert!(same_effects(&before, &after, &guest(&[(Slot::RDI, 0x5000)])) > 0);
+        }
+    }
+}
