@@ -100,6 +100,11 @@ impl<K: Entity, T> Map<K, T> {
         Map { items: vec![item; len], key: PhantomData }
     }
 
+    /// Makes room for `more` items.
+    pub fn reserve(&mut self, more: usize) {
+        self.items.reserve(more);
+    }
+
     /// Adds `item` and returns its index.
     pub fn push(&mut self, item: T) -> K {
         self.items.push(item);

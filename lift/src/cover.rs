@@ -390,11 +390,15 @@ pub(crate) enum Handler {
 
 /// The rule for `inst`.
 pub(crate) fn handler(inst: &Instruction) -> Handler {
-    if let Some(reason) = refuse::reason(inst) {
-        return Handler::Refused(reason);
-    }
     if is_locked(inst) {
         return Handler::Locked;
+    }
+    // Half of what is executed; none of it is refused in any form.
+    if let M::Add | M::Sub | M::And | M::Xor | M::Cmp | M::Test | M::Lea | M::Movzx = inst.mnemonic() {
+        return integer(inst).unwrap_or(Handler::Native);
+    }
+    if let Some(reason) = refuse::reason(inst) {
+        return Handler::Refused(reason);
     }
     if has_foreign_operand(inst) {
         return Handler::Native;

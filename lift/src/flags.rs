@@ -91,7 +91,7 @@ impl Lifter<'_> {
     pub(crate) fn set_flags(&mut self, kind: Kind) {
         self.untouched = false;
         self.flags = Flags::new(kind);
-        self.slots[Slot::FLAGS.index()].dirty = true;
+        self.dirty.add(Slot::FLAGS);
     }
 
     /// The packed flags, an i32.

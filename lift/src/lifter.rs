@@ -17,9 +17,9 @@ use crate::liveness::Liveness;
 use crate::recording::{Code, End, Event, Recording};
 use crate::refuse::Refusal;
 use crate::resume::Declared;
-use crate::state::SlotState;
+use crate::state::{Held, SlotSet};
 use iced_x86::{EncodingKind, Instruction, InstructionInfoFactory};
-use redmagic_ir::{Exit, ExitKind, Segment, Slot, Trace, Type, Value};
+use redmagic_ir::{Exit, ExitKind, Inst, Opcode, Segment, Slot, Trace, Type, Value};
 
 /// A lifted recording.
 #[derive(Clone, Debug)]
@@ -47,7 +47,10 @@ pub(crate) struct Lifter<'a> {
     pub base: Segment,
     /// The loop's header, if the recording is a loop.
     pub header: Option<Segment>,
-    pub slots: [SlotState; Slot::COUNT],
+    /// Where the current values of the slots are (of the flags, `flags` says that).
+    pub slots: [Held; Slot::COUNT],
+    /// The slots for which the context may hold something else.
+    pub dirty: SlotSet,
     pub flags: Flags,
     /// The epoch's slot reads.
     pub reads: [Option<Value>; Slot::COUNT],
@@ -86,6 +89,8 @@ pub fn lift(recording: &Recording, code: &dyn Code) -> Result<Lifted, Refusal> {
     let mut trace = Trace::new(recording.name.clone());
     trace.start = recording.start;
     trace.regions = recording.regions.clone();
+    // Most recordings become about so many operations.
+    trace.insts.reserve(2 * recording.events.len() + 16);
     let entry = trace.add_segment();
     trace.entry = Some(entry);
     let header = (recording.end == End::Loop).then(|| trace.add_segment());
@@ -95,7 +100,8 @@ pub fn lift(recording: &Recording, code: &dyn Code) -> Result<Lifted, Refusal> {
         segment: header.unwrap_or(entry),
         base: header.unwrap_or(entry),
         header,
-        slots: [SlotState::CLEAN; Slot::COUNT],
+        slots: [Held::Context; Slot::COUNT],
+        dirty: SlotSet::default(),
         flags: Flags::new(Kind::Context),
         reads: [None; Slot::COUNT],
         first_reads: [None; Slot::COUNT],
@@ -114,6 +120,9 @@ pub fn lift(recording: &Recording, code: &dyn Code) -> Result<Lifted, Refusal> {
         half: 0,
         upper: !recording.events.iter().any(Event::is_beyond_slots),
     };
+    if let (Some(meter), Some(_)) = (recording.meter, header) {
+        lifter.count_down(meter);
+    }
     let mut pc = recording.start;
     for event in &recording.events {
         pc = lifter.event(event, pc)?;
@@ -130,6 +139,16 @@ pub fn lift(recording: &Recording, code: &dyn Code) -> Result<Lifted, Refusal> {
 }
 
 impl Lifter<'_> {
+    /// Counts down the meter of a loop at its start.
+    fn count_down(&mut self, meter: u64) {
+        let left = self.emit(Inst::tick(meter));
+        let zero = self.constant(Type::I64, 0);
+        let over = self.emit(Inst::binary(Opcode::Slt, Type::I1, left, zero));
+        let state = self.exit_data(self.pc, 0, ExitKind::Meter);
+        let exit = self.trace.exits.push(state);
+        self.emit(Inst::guard(false, over, exit));
+    }
+
     /// Lifts one event that is expected at `pc`; returns the address of the next.
     fn event(&mut self, event: &Event, pc: u64) -> Result<u64, Refusal> {
         let (Event::Inst { inst, .. }

@@ -70,7 +70,7 @@ impl Lifter<'_> {
         for slot in touched.inputs {
             // An upper half that was not written in the trace is in the context, with what is above it. (A loop may have
             // written it in the iteration before; it begins at an anchor, where vector registers hold nothing.)
-            if slot.is_upper() && self.header.is_none() && !self.slots[slot.index()].dirty {
+            if slot.is_upper() && self.header.is_none() && !self.dirty.contains(slot) {
                 continue;
             }
             let value = self.read_slot(slot);

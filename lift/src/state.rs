@@ -30,16 +30,34 @@ pub(crate) enum Held {
     Undefined,
 }
 
-/// The current value of a slot, and whether the context has it. (Of the flags slot, only `dirty` is used.)
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SlotState {
-    pub held: Held,
-    pub dirty: bool,
-}
+/// A set of slots, one bit each. Most are in none of them, and exits look at all.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SlotSet(u128);
 
-impl SlotState {
-    /// In the context only.
-    pub const CLEAN: SlotState = SlotState { held: Held::Context, dirty: false };
+const _: () = assert!(Slot::COUNT <= u128::BITS as usize);
+
+impl SlotSet {
+    pub(crate) fn add(&mut self, slot: Slot) {
+        self.0 |= 1 << slot.index();
+    }
+
+    pub(crate) fn contains(self, slot: Slot) -> bool {
+        self.0 >> slot.index() & 1 == 1
+    }
+
+    pub(crate) fn len(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    /// The slots, in order.
+    pub(crate) fn iter(self) -> impl Iterator<Item = Slot> {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            let slot = Slot::from_index(rest.trailing_zeros() as usize)?;
+            rest &= rest - 1;
+            Some(slot)
+        })
+    }
 }
 
 impl Lifter<'_> {
@@ -48,12 +66,12 @@ impl Lifter<'_> {
         if slot == Slot::FLAGS {
             return self.packed_flags();
         }
-        match self.slots[slot.index()].held {
+        match self.slots[slot.index()] {
             Held::Value(value) => value,
             Held::Undefined => self.constant(slot.ty(), 0),
             Held::Context => {
                 let value = self.read_context(slot);
-                self.slots[slot.index()].held = Held::Value(value);
+                self.slots[slot.index()] = Held::Value(value);
                 value
             }
         }
@@ -75,7 +93,8 @@ impl Lifter<'_> {
             self.set_flags(Kind::Packed(value));
         } else {
             self.untouched = false;
-            self.slots[slot.index()] = SlotState { held: Held::Value(value), dirty: true };
+            self.slots[slot.index()] = Held::Value(value);
+            self.dirty.add(slot);
         }
     }
 
@@ -85,7 +104,7 @@ impl Lifter<'_> {
         if slot == Slot::FLAGS {
             self.flags = Flags::new(Kind::Undefined);
         } else {
-            self.slots[slot.index()].held = Held::Undefined;
+            self.slots[slot.index()] = Held::Undefined;
         }
     }
 
@@ -104,12 +123,12 @@ impl Lifter<'_> {
     pub(crate) fn exit_data(&mut self, pc: u64, step: u32, kind: ExitKind) -> ExitData {
         let mut data = ExitData { kind, ..ExitData::new(pc, step) };
         let flags = self.exit_flags(pc);
-        for slot in Slot::all() {
-            let SlotState { held, dirty } = self.slots[slot.index()];
+        data.slots.reserve_exact(self.dirty.len());
+        for slot in self.dirty.iter() {
             if slot == Slot::FLAGS {
                 data.slots.extend(flags.map(|value| (slot, value)));
-            } else if dirty {
-                let value = match held {
+            } else {
+                let value = match self.slots[slot.index()] {
                     Held::Value(value) => self.exit_value(value),
                     Held::Undefined | Held::Context => ExitValue::Undefined,
                 };
@@ -124,7 +143,7 @@ impl Lifter<'_> {
     }
 
     fn exit_flags(&mut self, pc: u64) -> Option<ExitValue> {
-        if !self.slots[Slot::FLAGS.index()].dirty {
+        if !self.dirty.contains(Slot::FLAGS) {
             return None;
         }
         if matches!(self.flags.kind, Kind::Undefined) || !self.liveness.flags_live(self.code, pc) {
@@ -145,10 +164,9 @@ impl Lifter<'_> {
         self.shared_exits.clear();
         self.reads = [None; Slot::COUNT];
         self.overwritten = [false; Slot::COUNT];
-        for slot in Slot::all() {
-            let state = &mut self.slots[slot.index()];
-            let kept = if keep(slot) { state.held } else { Held::Context };
-            *state = SlotState { held: kept, dirty: false };
+        self.dirty = SlotSet::default();
+        for slot in Slot::all().filter(|slot| !keep(*slot)) {
+            self.slots[slot.index()] = Held::Context;
         }
         self.flags = Flags::new(Kind::Context);
     }
@@ -200,7 +218,7 @@ impl Lifter<'_> {
         }
         let overwritten = self.overwritten;
         for slot in Slot::all().filter(|slot| overwritten[slot.index()] && !is_param[slot.index()]) {
-            let SlotState { held, .. } = self.slots[slot.index()];
+            let held = self.slots[slot.index()];
             // The flags are here only when nothing can read them.
             let value = match held {
                 Held::Value(value) => self.exit_value(value),
@@ -217,7 +235,7 @@ impl Lifter<'_> {
 
     /// What the back edge passes for a slot, if the header needs a parameter for it.
     fn back_edge(&mut self, slot: Slot, initial: Option<Value>, first_epoch: bool) -> Option<Value> {
-        let SlotState { held, dirty } = self.slots[slot.index()];
+        let (held, dirty) = (self.slots[slot.index()], self.dirty.contains(slot));
         if slot == Slot::FLAGS {
             return match self.flags.kind {
                 Kind::Undefined => None,
@@ -272,7 +290,7 @@ impl Lifter<'_> {
     pub(crate) fn overwrite_slot(&mut self, slot: Slot, value: Value) {
         if self.reads[slot.index()] != Some(value) {
             self.overwritten[slot.index()] = true;
-            self.slots[slot.index()].dirty = true;
+            self.dirty.add(slot);
         }
     }
 }
