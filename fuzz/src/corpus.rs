@@ -33,16 +33,21 @@ impl Corpus {
     /// Reads the text form. Lines that are not in it are ignored.
     pub fn parse(text: &str) -> Corpus {
         let mut corpus = Corpus::default();
+        corpus.extend(text);
+        corpus
+    }
+
+    /// Adds what is new in a text form.
+    pub fn extend(&mut self, text: &str) {
         for bytes in text.lines().flat_map(|line| line.split_whitespace().skip(1)) {
             let bytes: Option<Vec<u8>> =
                 (0..bytes.len() / 2).map(|at| u8::from_str_radix(bytes.get(2 * at..2 * at + 2)?, 16).ok()).collect();
             let Some(bytes) = bytes else { continue };
             let inst = Decoder::with_ip(64, &bytes, ADDRESS, DecoderOptions::NONE).decode();
             if inst.len() == bytes.len() {
-                corpus.add(inst);
+                self.add(inst);
             }
         }
-        corpus
     }
 
     /// Adds what is new in a section.
