@@ -6,7 +6,9 @@
 //!
 //! # How memory is rebuilt
 //! A residual call may change any memory, so the recording is cut into *epochs* at its calls. Within an epoch, memory is
-//! what was seen at the first access to each byte. The trace reads nothing else: it does less than the recording.
+//! what was seen at the first access to each byte. The trace reads nothing else: it does less than the recording. A callee
+//! that is known to write nothing ends no epoch: the trace may do behind it what the recording did in front of it. What
+//! such a callee may read has to be there, and that is not what lies below its frame.
 //!
 //! # What is not compared
 //! Flags: the machine defines some of them otherwise than the IR, where the manual leaves them undefined. Wrong flags show
@@ -17,7 +19,7 @@ use crate::recorder::Recorder;
 use crate::recorder::log::{CheckLog, Entry, EntryKind, MemoryLog};
 use redmagic_ir::eval::{EvalError, Fault, Guest, Machine, Outcome};
 use redmagic_ir::graph::Graph;
-use redmagic_ir::{Entity, ExitData, ExitValue, NativeOp, Opcode, Segment, Slot, Terminator, Trace, Value};
+use redmagic_ir::{CallEffect, Entity, ExitData, ExitValue, NativeOp, Opcode, Segment, Slot, Terminator, Trace, Value};
 use std::collections::HashMap;
 use std::fmt;
 
@@ -142,7 +144,8 @@ pub fn replay(trace: &Trace, recorder: &Recorder, log: &CheckLog, context: &Cont
     for epoch in 0..=calls.len() {
         let first = epoch.checked_sub(1).map_or(0, |before| calls[before] + 1);
         let end = calls.get(epoch).copied();
-        guest.begin_epoch(first, end.map_or(u32::MAX, |end| end + 1));
+        let fresh = epoch == 0 || effect_of(recorder, calls[epoch - 1]) == CallEffect::Any;
+        guest.begin_epoch(fresh, first, end.map_or(u32::MAX, |end| end + 1));
         let outcome = match resume {
             None => machine.enter(&once, &mut guest, FUEL),
             Some(segment) => machine.resume(&once, segment, &mut guest, FUEL),
@@ -154,7 +157,12 @@ pub fn replay(trace: &Trace, recorder: &Recorder, log: &CheckLog, context: &Cont
                 {
                     return Err(Difference::Call { expected });
                 }
-                guest.compare_memory()?;
+                let stack = guest.slots[Slot::RSP.index()];
+                match effect_of(recorder, step) {
+                    CallEffect::Any => guest.compare_memory(0)?,
+                    CallEffect::Reads => guest.compare_memory(stack)?,
+                    CallEffect::Errno | CallEffect::None => {}
+                }
                 guest.take_call_state(step);
                 resume = Some(segment);
             }
@@ -164,7 +172,7 @@ pub fn replay(trace: &Trace, recorder: &Recorder, log: &CheckLog, context: &Cont
                 if exit.pc != context.rip {
                     return Err(Difference::Left { pc: exit.pc, step: exit.step });
                 }
-                guest.compare_memory()?;
+                guest.compare_memory(0)?;
                 guest.compare_slots(exit, closes, context)?;
                 return Ok(true);
             }
@@ -179,6 +187,16 @@ pub fn replay(trace: &Trace, recorder: &Recorder, log: &CheckLog, context: &Cont
     Ok(true)
 }
 
+/// What the callee of entry `step` may do.
+fn effect_of(recorder: &Recorder, step: u32) -> CallEffect {
+    match recorder.log[step as usize].kind {
+        EntryKind::Call { effect, .. } => effect,
+        _ => CallEffect::Any,
+    }
+}
+
+/// A frame is not larger: what lies further below a stack pointer is no stack.
+const MAX_FRAMES: u64 = 1 << 20;
 /// More than any single iteration needs.
 const FUEL: u64 = 50_000_000;
 
@@ -202,9 +220,12 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    /// Memory as the entries `first..end` saw it first, and what they left.
-    fn begin_epoch(&mut self, first: u32, end: u32) {
-        self.memory.clear();
+    /// Memory as the entries `first..end` saw it first, and what they left; beside what is known already if this is no
+    /// `fresh` epoch.
+    fn begin_epoch(&mut self, fresh: bool, first: u32, end: u32) {
+        if fresh {
+            self.memory.clear();
+        }
         let from = self.log.accesses.partition_point(|access| access.step < first);
         for access in self.log.accesses[from..].iter().take_while(|access| access.step < end) {
             for at in 0..access.size {
@@ -221,9 +242,10 @@ impl Replay<'_> {
         }
     }
 
-    /// What both have left in memory.
-    fn compare_memory(&self) -> Result<(), Difference> {
-        for (&address, byte) in &self.memory {
+    /// What both have left in memory, except in dead frames below `stack` (0 for none).
+    fn compare_memory(&self, stack: u64) -> Result<(), Difference> {
+        let dead = stack.saturating_sub(MAX_FRAMES)..stack;
+        for (&address, byte) in self.memory.iter().filter(|(address, _)| !dead.contains(address)) {
             match byte.expected {
                 Some(expected) if expected != byte.now => {
                     return Err(Difference::Memory { address, expected: Some(expected), found: Some(byte.now) });

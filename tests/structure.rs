@@ -57,8 +57,11 @@ const UNSAFE: &[(&str, &str)] = &[
     ("benches/api.rs", "calls the C interface"),
     ("fuzz/src/native.rs", "executes instructions on the machine"),
     ("hosts/lua/src/bin/plain-lua.rs", "calls the C program"),
+    ("hosts/lua/src/bin/plain-lua55.rs", "calls the C program"),
+    ("hosts/lua/src/bin/redmagic-lua55.rs", "names the C program"),
     ("hosts/lua/src/compare.rs", "getrusage"),
-    ("hosts/lua/src/main.rs", "calls the C program"),
+    ("hosts/lua/src/host.rs", "calls the C program"),
+    ("hosts/lua/src/main.rs", "names the C program"),
     ("hosts/lua/tests/command_line.rs", "sends a signal"),
     ("backend/tests/common/mod.rs", "runs compiled code"),
 ];

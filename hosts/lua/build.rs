@@ -1,5 +1,6 @@
-//! Builds Lua twice from the sources in the `lua-src` crate: as they are (library `plain_lua54`), and with
-//! `patches/lua54.patch` applied (library `redmagic_lua54`). Both have the same front end and the same flags.
+//! Builds Lua 5.4 and 5.5 twice each from the sources in the `lua-src` crate: as they are (libraries `plain_lua54` and
+//! `plain_lua55`), and with `patches/lua54.patch` or `patches/lua55.patch` applied (`redmagic_lua54` and
+//! `redmagic_lua55`). All have the same front end and the same flags.
 //!
 //! The C code is always compiled with -O2, whatever the cargo profile: the object of study is the machine code of a
 //! stock Lua. Position-independent code is of the executable kind (-fPIE), as C compilers of today's distributions
@@ -14,42 +15,51 @@ use std::{env, fs};
 const FLAGS: [&str; 9] =
     ["-std=gnu99", "-O2", "-g1", "-fPIE", "-fno-common", "-Wall", "-Wextra", "-DLUA_COMPAT_5_3", "-DLUA_USE_LINUX"];
 
+/// The versions: the beginning of the folder's name inside `lua-src`, and what the patch and the libraries are called.
+const VERSIONS: [(&str, &str); 2] = [("lua-5.4.", "lua54"), ("lua-5.5.", "lua55")];
+
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> Result<()> {
     let here = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let include = here.parent().and_then(Path::parent).ok_or("no workspace around this package")?.join("include");
-    let patch = here.join("patches/lua54.patch");
-    for path in [here.join("csrc"), patch.clone(), include.join("redmagic.h"), here.join("build.rs")] {
+    for path in [here.join("csrc"), here.join("patches"), include.join("redmagic.h"), here.join("build.rs")] {
         println!("cargo:rerun-if-changed={}", path.display());
     }
-    let stock = lua_sources(&here)?;
-    let (plain, annotated) = (out.join("plain"), out.join("annotated"));
-    copy(&stock, &plain)?;
-    copy(&stock, &annotated)?;
-    apply(&fs::read_to_string(&patch)?, &annotated)?;
-
-    let front = here.join("csrc/front.c");
-    let seed = here.join("csrc/seed.h");
-    compile(&plain, &seed, std::slice::from_ref(&front))?.try_compile("plain_lua54")?;
-    let mut build = if env::var_os("CARGO_FEATURE_NOOP").is_some() {
-        compile(&annotated, &seed, &[front, here.join("csrc/noop.c")])?
-    } else {
-        compile(&annotated, &seed, &[front])?
-    };
-    build.define("LUA_USE_REDMAGIC", None).include(&include).try_compile("redmagic_lua54")?;
-
+    let package = lua_package(&here)?;
+    for (folder, name) in VERSIONS {
+        build(&here, &include, &out, &sources(&package, folder)?, name)?;
+    }
     println!("cargo:rustc-link-search=native={}", out.display());
-    for bin in ["redmagic-lua", "plain-lua"] {
+    for bin in ["redmagic-lua", "plain-lua", "redmagic-lua55", "plain-lua55"] {
         // C modules that scripts load resolve Lua's API in the executable.
         println!("cargo:rustc-link-arg-bin={bin}=-Wl,-E");
     }
     Ok(())
 }
 
-/// The folder of Lua 5.4 inside the `lua-src` crate. Only cargo knows where that crate is unpacked.
-fn lua_sources(here: &Path) -> Result<PathBuf> {
+/// Builds one version without and with its patch.
+fn build(here: &Path, include: &Path, out: &Path, stock: &Path, name: &str) -> Result<()> {
+    let (plain, annotated) = (out.join(format!("plain-{name}")), out.join(format!("annotated-{name}")));
+    copy(stock, &plain)?;
+    copy(stock, &annotated)?;
+    apply(&fs::read_to_string(here.join(format!("patches/{name}.patch")))?, &annotated)?;
+
+    let front = here.join("csrc/front.c");
+    let seed = here.join("csrc/seed.h");
+    compile(&plain, &seed, std::slice::from_ref(&front))?.try_compile(&format!("plain_{name}"))?;
+    let mut build = if env::var_os("CARGO_FEATURE_NOOP").is_some() {
+        compile(&annotated, &seed, &[front, here.join("csrc/noop.c")])?
+    } else {
+        compile(&annotated, &seed, &[front])?
+    };
+    build.define("LUA_USE_REDMAGIC", None).include(include).try_compile(&format!("redmagic_{name}"))?;
+    Ok(())
+}
+
+/// The folder of the `lua-src` crate. Only cargo knows where that is unpacked.
+fn lua_package(here: &Path) -> Result<PathBuf> {
     let output = Command::new(env::var_os("CARGO").ok_or("CARGO is not set")?)
         .args(["metadata", "--format-version=1", "--offline", "--manifest-path"])
         .arg(here.join("Cargo.toml"))
@@ -61,14 +71,18 @@ fn lua_sources(here: &Path) -> Result<PathBuf> {
     let packages = metadata["packages"].as_array().ok_or("cargo metadata lists no packages")?;
     let package = packages.iter().find(|package| package["name"] == "lua-src").ok_or("no package lua-src")?;
     let manifest = package["manifest_path"].as_str().ok_or("lua-src has no manifest path")?;
-    let root = Path::new(manifest).parent().ok_or("lua-src has no folder")?;
-    for entry in fs::read_dir(root)? {
+    Ok(Path::new(manifest).parent().ok_or("lua-src has no folder")?.into())
+}
+
+/// The folder in `package` whose name begins with `folder`.
+fn sources(package: &Path, folder: &str) -> Result<PathBuf> {
+    for entry in fs::read_dir(package)? {
         let path = entry?.path();
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("lua-5.4.")) {
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(folder)) {
             return Ok(path);
         }
     }
-    Err(format!("no Lua 5.4 in {}", root.display()).into())
+    Err(format!("no {folder} in {}", package.display()).into())
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

@@ -22,6 +22,7 @@ pub mod places;
 pub mod slots;
 pub mod stop;
 
+use crate::check::keeps;
 use crate::context::Context;
 use crate::functions::Api;
 use crate::loops::Loop;
@@ -484,6 +485,10 @@ impl Recorder {
         if tail {
             context.gpr[4] = context.rsp().wrapping_add(8);
         }
+        // Vector registers that the call does not keep read as 0 in the trace, so they are 0 here: the guest may store them
+        // without looking at them, as a function with variable arguments does, and checks compare memory.
+        let ended = |slot: &Slot| slot.as_xmm().is_some() && self.log.last().is_some_and(|entry| !keeps(entry, *slot));
+        Slot::all().filter(ended).for_each(|slot| context.set_slot(slot, 0));
         if let Some(result) = result {
             context.gpr[0] = result;
         }

@@ -1,7 +1,7 @@
 /*
  * The stand-alone interpreter's front end: reads the command line and the environment, runs scripts and standard
- * input, and answers lines typed at a terminal. It behaves as the `lua` program of Lua 5.4 does (built without a line
- * editor), so that scripts, makefiles and the official test suite can use one in place of the other.
+ * input, and answers lines typed at a terminal. It behaves as the `lua` program of the same version does, 5.4 or 5.5 (built
+ * without a line editor), so that scripts, makefiles and the official test suite can use one in place of the other.
  *
  * One function is visible, lua_front_main(). Everything runs inside one protected call (protected_main), because
  * nearly every function of Lua's API may raise an error, for want of memory if for nothing else.
@@ -35,11 +35,11 @@ static lua_State *running;
 /* Prefix of error messages; NULL while lines are read from a terminal. */
 static const char *program = "lua";
 
-unsigned int lua_front_seed(const void *state) {
+unsigned int lua_front_seed(void) {
     const char *fixed = getenv("LUA_HASH_SEED");
     if (fixed != NULL) return (unsigned int)strtoul(fixed, NULL, 10);
-    /* As in Lua itself: the time, and addresses of the heap and of the program, which the system chooses. */
-    return (unsigned int)time(NULL) * 2654435761u ^ (unsigned int)((size_t)state >> 4) * 40503u ^
+    /* As in Lua itself: the time, and addresses of the stack and of the program, which the system chooses. */
+    return (unsigned int)time(NULL) * 2654435761u ^ (unsigned int)((size_t)&fixed >> 4) * 40503u ^
            (unsigned int)((size_t)&lua_newstate >> 12);
 }
 
@@ -65,17 +65,18 @@ static void show_usage(const char *option) {
         fprintf(stderr, "%s: unrecognized option '%s'\n", program, option);
     }
     fprintf(stderr,
+            /* The same text as that of `lua`. */
             "usage: %s [options] [script [args]]\n"
-            "options:\n"
-            "  -e text   run this text\n"
-            "  -l mod    require 'mod' into the global 'mod'\n"
-            "  -l g=mod  require 'mod' into the global 'g'\n"
-            "  -i        read lines from the terminal after the script\n"
-            "  -v        print the version\n"
-            "  -E        take no settings from the environment\n"
-            "  -W        show warnings\n"
-            "  --        end of the options\n"
-            "  -         end of the options, the script is standard input\n",
+            "Available options are:\n"
+            "  -e stat   execute string 'stat'\n"
+            "  -i        enter interactive mode after executing 'script'\n"
+            "  -l mod    require library 'mod' into global 'mod'\n"
+            "  -l g=mod  require library 'mod' into global 'g'\n"
+            "  -v        show version information\n"
+            "  -E        ignore environment variables\n"
+            "  -W        turn warnings on\n"
+            "  --        stop handling options\n"
+            "  -         stop handling options and execute stdin\n",
             program);
     fflush(stderr);
 }
@@ -217,6 +218,8 @@ static int read_options(char **argv, int *script) {
 /* Carries out -e, -l and -W among the options before index `end`. */
 static int run_options(lua_State *L, char **argv, int end) {
     int i;
+    /* A state of Lua 5.5 begins with warnings, which LUA_INIT still shows. */
+    if (LUA_VERSION_NUM >= 505) lua_warning(L, "@off", 0);
     for (i = 1; i < end; i++) {
         char option = argv[i][1];
         if (option == 'W') {
@@ -314,21 +317,31 @@ static int is_incomplete(lua_State *L, int status) {
     return length >= sizeof end - 1 && strcmp(message + length - (sizeof end - 1), end) == 0;
 }
 
-/* Reads one chunk, over several lines if need be: as an expression if it is one, "=x" for "return x" at its start.
- * Leaves the function or the error as the only value. Returns -1 at the end of the input. */
+/* Lua 5.5 says so when a line declares locals, which are gone with it. */
+static void warn_of_locals(const char *line) {
+    line += strspn(line, " \t");
+    if (LUA_VERSION_NUM >= 505 && strncmp(line, "local", 5) == 0 && strchr(" \t", line[5]) != NULL) {
+        fputs("warning: locals do not survive across lines in interactive mode\n", stderr);
+        fflush(stderr);
+    }
+}
+
+/* Reads one chunk, over several lines if need be: as an expression if it is one; in Lua 5.4 "=x" is "return x". Leaves
+ * the function or the error as the only value. Returns -1 at the end of the input. */
 static int read_chunk(lua_State *L) {
     int status;
     lua_settop(L, 0);
     if (!read_line(L, 1)) return -1;
-    if (lua_tostring(L, 1)[0] == '=') {
+    if (LUA_VERSION_NUM < 505 && lua_tostring(L, 1)[0] == '=') {
         lua_pushfstring(L, "return %s", lua_tostring(L, 1) + 1);
         lua_replace(L, 1);
     }
-    lua_pushfstring(L, "return %s", lua_tostring(L, 1));
+    lua_pushfstring(L, "return %s;", lua_tostring(L, 1));
     status = load_text(L, 2);
     lua_remove(L, 2);
     if (status != LUA_OK) {
         lua_settop(L, 1);
+        warn_of_locals(lua_tostring(L, 1));
         while (is_incomplete(L, status = load_text(L, 1))) {
             if (!read_line(L, 0)) break;
             lua_remove(L, 2);

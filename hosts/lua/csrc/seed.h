@@ -6,7 +6,8 @@
 #ifndef LUA_FRONT_SEED_H
 #define LUA_FRONT_SEED_H
 
-unsigned int lua_front_seed(const void *state);
-#define luai_makeseed(L) lua_front_seed(L)
+unsigned int lua_front_seed(void);
+/* Lua 5.4 passes the state, Lua 5.5 nothing. */
+#define luai_makeseed(...) lua_front_seed()
 
 #endif

@@ -6,12 +6,13 @@
 //! ```no_run
 //! use lua_runs::runs::{Lua, Settings};
 //! let script = std::path::Path::new("script.lua");
-//! let lua = Lua::beside_this_program()?;
+//! let lua = Lua::beside_this_program("")?;
 //! let plain = lua.plain(script, 1).finish(std::time::Duration::from_secs(10))?;
 //! let traced = lua.traced(script, 1, &Settings::hot(2)).finish(std::time::Duration::from_secs(10))?;
 //! assert_eq!(plain, traced);
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+pub mod compare;
 pub mod programs;
 pub mod runs;

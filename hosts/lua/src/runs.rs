@@ -27,10 +27,17 @@ impl Lua {
         Lua { plain: plain.into(), traced: traced.into() }
     }
 
-    /// The interpreters of Lua 5.4 in the folder of the running program.
-    pub fn beside_this_program() -> io::Result<Lua> {
+    /// The interpreters in the folder of the running program, of Lua 5.4 if `version` is empty, of Lua 5.5 if it is "55".
+    pub fn beside_this_program(version: &str) -> io::Result<Lua> {
         let exe = std::env::current_exe()?;
-        Ok(Lua::new(exe.with_file_name("plain-lua"), exe.with_file_name("redmagic-lua")))
+        let beside = |name: &str| exe.with_file_name(format!("{name}{version}"));
+        Ok(Lua::new(beside("plain-lua"), beside("redmagic-lua")))
+    }
+
+    /// These interpreters, or others where they are given.
+    #[must_use]
+    pub fn or(self, plain: Option<String>, traced: Option<String>) -> Lua {
+        Lua { plain: plain.map_or(self.plain, PathBuf::from), traced: traced.map_or(self.traced, PathBuf::from) }
     }
 
     /// The script in the interpreter without the patch; hash tables put their keys where `seed` says.

@@ -50,7 +50,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(120);
 #[test]
 fn every_program_gives_its_sizes() {
     let programs = programs::all().unwrap();
-    assert!(programs.len() >= 27, "only {} programs", programs.len());
+    assert!(programs.len() >= 38, "only {} programs", programs.len());
     for program in &programs {
         assert!(program.size("test").is_some(), "{} gives no size for tests", program.name);
         assert!(program.size("idle").is_some(), "{} gives no size for idle-cost", program.name);
@@ -83,12 +83,33 @@ fn traces_change_nothing() {
             jobs.push((program, Settings::hot(2).with("BACKEND", "eval")));
         }
     }
-    let references = in_parallel(PARALLEL, &programs, |program| {
+    compare(&lua, &programs, &jobs, seed);
+}
+
+#[test]
+fn traces_change_nothing_in_lua_5_5_either() {
+    let seed = seed();
+    println!("seed {seed}");
+    let lua = Lua::new(env!("CARGO_BIN_EXE_plain-lua55"), env!("CARGO_BIN_EXE_redmagic-lua55"));
+    let programs = programs::all().unwrap();
+    let mut jobs: Vec<(&Program, Settings)> = Vec::new();
+    for (index, program) in programs.iter().enumerate() {
+        let random = 1 + mix(seed.wrapping_add(index as u64)) % 200;
+        for threshold in [1, 2, 50, random] {
+            jobs.push((program, Settings::hot(threshold).with("CHECK", 1)));
+        }
+    }
+    compare(&lua, &programs, &jobs, seed);
+}
+
+/// Runs all `programs` without the patch and all `jobs` with it.
+fn compare(lua: &Lua, programs: &[Program], jobs: &[(&Program, Settings)], seed: u64) {
+    let references = in_parallel(PARALLEL, programs, |program| {
         let outcome = finish(program, lua.plain(&program.path, seed));
         assert!(outcome.good(), "{}: {outcome:?}", program.name);
         (program.name.clone(), outcome)
     });
-    let failures = in_parallel(PARALLEL, &jobs, |(program, settings)| {
+    let failures = in_parallel(PARALLEL, jobs, |(program, settings)| {
         let actual = finish(program, lua.traced(&program.path, seed, settings));
         let (_, expected) = references.iter().find(|(name, _)| *name == program.name).unwrap();
         (actual != *expected).then(|| format!("{} {settings}\n{actual:?}", program.name))

@@ -9,6 +9,7 @@
 //! cargo build --release -p redmagic-lua
 //! target/release/foreign ~/penlight/tests                          every file that ends in .lua
 //! target/release/foreign --before=-e_port=true lua-tests/sort.lua  with an option for Lua
+//! target/release/foreign --lua=55 lua-5.5-tests                    with Lua 5.5
 //! target/release/foreign --hot=1,random --check=2 --limit=600 program.lua
 //! LUA_PATH='/library/?.lua;;' target/release/foreign program.lua
 //! ```
@@ -19,7 +20,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 const USAGE: &str = "usage: foreign [--hot=1,2,50,random] [--exit=n] [--check=0|1|2] [--limit=seconds] [--seed=n] \
-                     [--jobs=n] [--before=argument]... [--after=argument]... [--plain=program] [--traced=program] PATH...";
+                     [--jobs=n] [--before=argument]... [--after=argument]... [--lua=55] [--plain=program] \
+                     [--traced=program] PATH...";
 
 /// What the command line asks for.
 struct Wanted {
@@ -47,8 +49,8 @@ fn main() {
 
 impl Wanted {
     fn read() -> Result<Wanted, String> {
-        let exe = std::env::current_exe().map_err(|error| error.to_string())?;
-        let (mut plain, mut traced) = (exe.with_file_name("plain-lua"), exe.with_file_name("redmagic-lua"));
+        let beside = |version: &str| Lua::beside_this_program(version).map_err(|error| error.to_string());
+        let (mut plain, mut traced) = (None, None);
         let mut wanted = Wanted {
             thresholds: ["1", "2", "50", "random"].map(String::from).to_vec(),
             exit: 2,
@@ -58,7 +60,7 @@ impl Wanted {
             jobs: 1,
             before: Vec::new(),
             after: Vec::new(),
-            lua: Lua::new(&plain, &traced),
+            lua: beside("")?,
             scripts: Vec::new(),
         };
         for argument in std::env::args().skip(1) {
@@ -78,12 +80,13 @@ impl Wanted {
                 "jobs" => wanted.jobs = value.parse().map_err(|_| format!("{argument}: not a number"))?,
                 "before" => wanted.before.push(value.into()),
                 "after" => wanted.after.push(value.into()),
-                "plain" => plain = value.into(),
-                "traced" => traced = value.into(),
+                "lua" => wanted.lua = beside(value)?,
+                "plain" => plain = Some(value.to_owned()),
+                "traced" => traced = Some(value.to_owned()),
                 _ => return Err(format!("{argument}: no such option")),
             }
         }
-        wanted.lua = Lua::new(plain, traced);
+        wanted.lua = wanted.lua.or(plain, traced);
         if wanted.scripts.is_empty() {
             return Err("no scripts".into());
         }
