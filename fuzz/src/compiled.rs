@@ -127,9 +127,8 @@ impl Program {
     pub fn run(&self, executor: &mut Executor, state: &mut State) -> Ending {
         let scratch = executor.scratch_address();
         let pad = executor.pad_address(0);
-        for slot in Slot::all() {
-            put(executor, slot.index() * 8, slot_of(state, slot));
-        }
+        let slots = slots_of(state);
+        executor.scratch_mut()[..slots.len()].copy_from_slice(&slots);
         put(executor, FREE_RECORD, scratch + RECORD as u64);
         put(executor, RECORD + 24, scratch + SAVE_AREA as u64);
         put(executor, STACK_TOP, pad);
@@ -147,9 +146,7 @@ impl Program {
         let Some(code) = self.compiled.exits.get((exit / STRIDE) as usize).filter(|_| exit % STRIDE == 0) else {
             return Ending::Broken;
         };
-        for slot in Slot::all() {
-            set_slot(state, slot, get(executor, slot.index() * 8));
-        }
+        set_slots(state, executor.scratch());
         for &(slot, value) in &code.constants {
             set_slot(state, slot, value);
         }
@@ -172,6 +169,41 @@ fn get(executor: &Executor, at: usize) -> u64 {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&executor.scratch()[at..at + 8]);
     u64::from_le_bytes(bytes)
+}
+
+/// Where the register files have their parts among the slots.
+const GENERAL: usize = 0;
+const FLAGS: usize = Slot::FLAGS.index();
+const LOW: usize = Slot::xmm(0, 0).index();
+const HIGH: usize = Slot::xmm(0, 2).index();
+
+/// The values of all slots, as they lie in the context.
+fn slots_of(state: &State) -> [u8; Slot::COUNT * 8] {
+    let mut words = [0; Slot::COUNT];
+    words[GENERAL..GENERAL + 16].copy_from_slice(&state.gpr);
+    words[FLAGS] = state.flags & u64::from(FLAGS_MASK);
+    for (number, lanes) in state.vector.iter().enumerate() {
+        words[LOW + 2 * number..][..2].copy_from_slice(&lanes[..2]);
+        words[HIGH + 2 * number..][..2].copy_from_slice(&lanes[2..]);
+    }
+    let mut bytes = [0; Slot::COUNT * 8];
+    bytes.chunks_exact_mut(8).zip(words).for_each(|(to, word)| to.copy_from_slice(&word.to_le_bytes()));
+    bytes
+}
+
+/// Sets a register file to what a context holds.
+fn set_slots(state: &mut State, context: &[u8]) {
+    let word = |slot: usize| {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&context[slot * 8..slot * 8 + 8]);
+        u64::from_le_bytes(bytes)
+    };
+    state.gpr = std::array::from_fn(|number| word(GENERAL + number));
+    set_slot(state, Slot::FLAGS, word(FLAGS));
+    for (number, lanes) in state.vector.iter_mut().enumerate() {
+        let at = 2 * number;
+        *lanes = [word(LOW + at), word(LOW + at + 1), word(HIGH + at), word(HIGH + at + 1)];
+    }
 }
 
 /// The value of `slot` in a register file (0 for the segment bases, which the guest of these tests does not use).

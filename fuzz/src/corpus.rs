@@ -140,7 +140,8 @@ pub fn is_executable_alone(inst: &Instruction) -> bool {
         EncodingKind::VEX => has_features(inst.cpuid_features()),
         _ => false,
     };
-    known && plain && !excluded && !segment && !system && !is_far_call(inst)
+    // Gathers would read whatever lies where their indices lead.
+    known && plain && !excluded && !segment && !system && !inst.is_vsib() && !is_far_call(inst)
 }
 
 /// Whether this processor has the features that VEX-encoded instructions of the corpus need.

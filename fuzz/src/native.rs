@@ -331,14 +331,13 @@ impl Executor {
             CURRENT.set(context);
             enter();
             CURRENT.set(ptr::null_mut());
-            let upper = state.vector;
-            *state = (*context).state;
-            state.flags &= STATE_FLAGS;
             if !self.wide {
-                for (lanes, old) in state.vector.iter_mut().zip(upper) {
+                for (lanes, old) in (*context).state.vector.iter_mut().zip(&state.vector) {
                     lanes[2..].copy_from_slice(&old[2..]);
                 }
             }
+            *state = (*context).state;
+            state.flags &= STATE_FLAGS;
             match ((*context).signal, (*context).next_pc) {
                 (0, next_pc) => Outcome::Completed { next_pc },
                 (signal, pc) => Outcome::Fault { signal, pc },
