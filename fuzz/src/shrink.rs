@@ -50,7 +50,11 @@ pub fn shrink(trace: &Trace, mut fails: impl FnMut(&Trace) -> bool) -> Trace {
             break;
         }
     }
-    without_unused(&best)
+    keep(&mut best, &|trace| {
+        *trace = without_unused(trace);
+        true
+    });
+    best
 }
 
 type Keep<'a> = dyn FnMut(&mut Trace, &dyn Fn(&mut Trace) -> bool) -> bool + 'a;
