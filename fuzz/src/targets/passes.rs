@@ -46,7 +46,8 @@ fn optimised(before: &Trace, pipeline: &Pipeline) -> Result<Trace, String> {
 fn check_trace(choices: Choices, pipeline: &Pipeline) -> Result<(), Finding> {
     let before = straight::Generator::generate(choices);
     let mut base = TestGuest::new(7);
-    for (slot, value) in [(Slot::RSP, 0x7fff_0000), (Slot::RBX, 0x5000), (Slot::RCX, 0x5008), (Slot::RAX, 0x7ffe_fff0)]
+    // One pointer leads to the stack, but not below the stack pointer: only what is derived from that may lead there.
+    for (slot, value) in [(Slot::RSP, 0x7fff_0000), (Slot::RBX, 0x5000), (Slot::RCX, 0x5008), (Slot::RAX, 0x7fff_0040)]
     {
         base.slots[slot.index()] = value;
     }
