@@ -69,7 +69,7 @@ pub use lifter::{Lifted, lift};
 pub use recording::{Code, Convention, End, Event, Recording};
 pub use refuse::Refusal;
 
-use iced_x86::Instruction;
+use iced_x86::{EncodingKind, Instruction};
 
 /// Why a recording has to end before this instruction, if it has to.
 pub fn refusal(inst: &Instruction) -> Option<Refusal> {
@@ -79,8 +79,10 @@ pub fn refusal(inst: &Instruction) -> Option<Refusal> {
     }
 }
 
-/// Whether the instruction becomes a native operation, executed verbatim (a repeated string instruction unless its count
-/// turns out to be a small constant).
+/// Whether the instruction may become a native operation, executed verbatim: a repeated string instruction does unless its
+/// count turns out to be a small constant, one of AVX does in a recording that also names zmm or mask registers.
 pub fn is_native(inst: &Instruction) -> bool {
-    matches!(cover::handler(inst), cover::Handler::Native | cover::Handler::Locked | cover::Handler::Repeated { .. })
+    let rule = cover::handler(inst);
+    matches!(rule, cover::Handler::Native | cover::Handler::Locked | cover::Handler::Repeated { .. })
+        || inst.encoding() == EncodingKind::VEX && cover::is_vector(rule, inst)
 }

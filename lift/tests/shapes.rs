@@ -346,3 +346,34 @@ fn a_gap_in_the_recording_is_refused() {
     let error = guest.lift(events, End::Exit { pc: guest.end() }).unwrap_err();
     assert_eq!(error, Refusal::Inconsistent { pc: BASE + 1 });
 }
+
+/// Upper halves are slots only where nothing names what lies above them.
+#[test]
+fn wide_vectors_are_halves_or_verbatim() {
+    let upper = |trace: &Trace| trace.exits.values().any(|exit| exit.slots.iter().any(|(slot, _)| slot.is_upper()));
+    let halves = Guest::new(|a| {
+        a.vpaddb(ymm1, ymm2, ymm3).unwrap();
+        a.vzeroupper().unwrap();
+    })
+    .lift_line(&[]);
+    assert_eq!(count(&halves, Opcode::Add8), 4);
+    assert!(upper(&halves) && halves.natives.is_empty(), "{halves}");
+    let verbatim = Guest::new(|a| {
+        a.vpaddb(ymm1, ymm2, ymm3).unwrap();
+        a.vpaddb(zmm1, zmm2, zmm3).unwrap();
+        a.vzeroupper().unwrap();
+    })
+    .lift_line(&[]);
+    assert_eq!(verbatim.natives.len(), 3);
+    assert!(!upper(&verbatim) && verbatim.natives.values().all(|native| native.wide), "{verbatim}");
+    // A verbatim instruction gets the upper halves that the trace has made, and gives back those it changes.
+    let mixed = Guest::new(|a| {
+        a.vpaddb(ymm1, ymm2, ymm3).unwrap();
+        a.vfmadd231pd(ymm4, ymm1, ymm5).unwrap();
+    })
+    .lift_line(&[]);
+    let native = mixed.natives.values().next().unwrap();
+    let [made, kept] = [1, 5].map(|number| Slot::xmm(number, 2));
+    assert!(native.inputs.iter().any(|input| input.0 == made) && native.inputs.iter().all(|input| input.0 != kept));
+    assert!(native.outputs.contains(&Slot::xmm(4, 3)) && !native.outputs.contains(&made), "{mixed}");
+}
