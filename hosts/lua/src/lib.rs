@@ -1,5 +1,5 @@
 //! What the tests and the commands around the Lua host share: the programs of this folder, and processes that run Lua and
-//! are compared.
+//! are compared, and random programs.
 //!
 //! The reference is always `plain-lua`, the interpreter without the patch. Example: run a script in both and compare.
 //!
@@ -15,4 +15,5 @@
 
 pub mod compare;
 pub mod programs;
+pub mod random;
 pub mod runs;

@@ -112,6 +112,13 @@ impl Run {
         self
     }
 
+    /// With a variable of the environment.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: impl AsRef<std::ffi::OsStr>) -> Run {
+        self.command.env(name, value);
+        self
+    }
+
     /// With these arguments for the script.
     #[must_use]
     pub fn arguments(mut self, arguments: &[String]) -> Run {
@@ -240,6 +247,41 @@ fn different_line(own: &[u8], first: &[u8], second: &[u8]) -> Option<String> {
     }
     None
 }
+
+/// Runs the random program of `seed` without traces and `times` times with them, with options that the seed decides. Says
+/// what differs and how to repeat it; the program stays in the folder of temporary files then.
+pub fn random_difference(lua: &Lua, seed: u64, times: u64) -> io::Result<Option<String>> {
+    let script = std::env::temp_dir().join(format!("random-{}-{seed}.lua", std::process::id()));
+    std::fs::write(&script, crate::random::program(seed))?;
+    let hashes = seed % 16;
+    let plain = lua.plain(&script, hashes).finish(RANDOM_LIMIT)?;
+    let mut found = None;
+    for time in 0..times {
+        let random = |what: u64, of: &[u64]| of[(mix(seed ^ mix(time * 16 + what)) % of.len() as u64) as usize];
+        let mut settings = Settings::hot(random(0, &[1, 2, 3, 7, 20])).with("HOT_EXIT", random(1, &[1, 2, 5, 20]));
+        if random(2, &[0, 0, 1]) == 1 {
+            settings = settings.with("CHECK", random(3, &[1, 1, 1, 2]));
+        } else if random(4, &[0, 0, 0, 0, 0, 0, 0, 1]) == 1 {
+            settings = settings.with("BACKEND", "eval");
+        }
+        // A program that fails by itself is a good one as well, one that takes too long is not.
+        if plain.status.is_none() {
+            break;
+        }
+        let traced = lua.traced(&script, hashes, &settings).finish(RANDOM_LIMIT * 10)?;
+        if let Some(difference) = traced.difference(&plain, &plain) {
+            found = Some(format!("seed {seed}: {settings} LUA_HASH_SEED={hashes} {}: {difference}", script.display()));
+            break;
+        }
+    }
+    if found.is_none() {
+        std::fs::remove_file(&script)?;
+    }
+    Ok(found)
+}
+
+/// Longer than a random program takes.
+const RANDOM_LIMIT: Duration = Duration::from_secs(20);
 
 /// The results of `work` on every item, in any order, `parallel` at a time.
 pub fn in_parallel<T: Sync, R: Send>(parallel: usize, items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
