@@ -14,6 +14,7 @@ use crate::dump::Report;
 use crate::exits::{EXIT_STRIDE, ExitRecord, NO_UNIT};
 use crate::fork_check::{Recorded, Trial, bounded, let_guards_fail};
 use crate::interpret;
+use crate::judge;
 use crate::options::{Check, Engine, Options};
 use crate::pieces::{self, VectorState};
 use crate::recorder::log::{Entry, EntryKind};
@@ -35,6 +36,11 @@ use std::time::Instant;
 /// What lowering an operation takes, roughly, with its part of the exits.
 const LOWERING_NS: u64 = 5_000;
 
+/// What a residual call takes, in instructions.
+const CALL_WEIGHT: usize = 40;
+/// What an exit to the guest and the way back into a trace take, in instructions.
+const DETOUR_WEIGHT: usize = 150;
+
 /// Why a recording did not become a unit.
 #[derive(Debug)]
 pub enum Failure {
@@ -47,7 +53,26 @@ pub enum Failure {
     /// It is too large after optimisation.
     TooManyOperations(usize),
     /// It would take more than its share of the time that may be spent by now.
-    NotYet(usize),
+    NotYet {
+        /// Operations.
+        operations: usize,
+        /// The processor time of the process, in nanoseconds, after which it may be tried again.
+        until: u64,
+    },
+    /// The recording alone is so long that it would take more than its share.
+    TooManyInstructions {
+        /// Instructions.
+        instructions: usize,
+        /// As above.
+        until: u64,
+    },
+    /// The trace would hardly be faster than the recorded code.
+    NoGain {
+        /// Recorded instructions.
+        instructions: usize,
+        /// What the trace's operations and calls weigh, in instructions.
+        weight: usize,
+    },
     /// There are as many traces as the options allow.
     TooManyTraces,
     /// The code arena is full.
@@ -70,7 +95,9 @@ impl fmt::Display for Failure {
             Failure::Malformed(error) => write!(f, "malformed trace: {error}"),
             Failure::Backend(error) => write!(f, "cannot be lowered: {error}"),
             Failure::TooManyOperations(_) => f.write_str("too many operations"),
-            Failure::NotYet(_) => f.write_str("too many operations for now"),
+            Failure::NotYet { .. } => f.write_str("too many operations for now"),
+            Failure::TooManyInstructions { .. } => f.write_str("too many instructions for now"),
+            Failure::NoGain { .. } => f.write_str("hardly faster than the guest's code"),
             Failure::TooManyTraces => f.write_str("as many traces as allowed"),
             Failure::NoMemory => f.write_str("no memory for code"),
             Failure::Check { stage, .. } => write!(f, "check failed after {stage}"),
@@ -83,7 +110,12 @@ impl Failure {
     /// More words for the log.
     pub fn detail(&self) -> String {
         match self {
-            Failure::TooManyOperations(count) | Failure::NotYet(count) => format!("{self}: {count}"),
+            Failure::TooManyOperations(count)
+            | Failure::NotYet { operations: count, .. }
+            | Failure::TooManyInstructions { instructions: count, .. } => {
+                format!("{self}: {count}")
+            }
+            Failure::NoGain { instructions, weight } => format!("{self}: {weight} for {instructions} instructions"),
             Failure::Check { difference, .. } => format!("{self}: {difference}"),
             _ => self.to_string(),
         }
@@ -157,6 +189,11 @@ fn stages(
     vectors: VectorState,
     report: &mut Report,
 ) -> Result<Compiled, Failure> {
+    let instructions = recorder.log.len();
+    // The optimiser leaves an operation for two instructions, or more.
+    if let Some(until) = shared.affordable_after(instructions as u64 / 2 * LOWERING_NS) {
+        return Err(Failure::TooManyInstructions { instructions, until });
+    }
     let begin = Instant::now();
     let lifted = redmagic_lift::lift(recording, &GuestCode(shared)).map_err(Failure::Refused)?;
     let lifting = begin.elapsed();
@@ -187,8 +224,11 @@ fn stages(
     if trace.len() > shared.options.max_operations as usize {
         return Err(Failure::TooManyOperations(trace.len()));
     }
-    if shared.budget().is_some_and(|budget| trace.len() as u64 * LOWERING_NS > budget / 4) {
-        return Err(Failure::NotYet(trace.len()));
+    if let Some(until) = shared.affordable_after(trace.len() as u64 * LOWERING_NS) {
+        return Err(Failure::NotYet { operations: trace.len(), until });
+    }
+    if shared.budget().is_some() && passes.loops_copied == 0 {
+        gains(&trace, recorder)?;
     }
     stats::add(&COUNTERS.operations_before, u64::from(passes.ops_before));
     stats::add(&COUNTERS.operations_after, u64::from(passes.ops_after));
@@ -218,6 +258,17 @@ fn stages(
     let wide = is_wide(&trace, vectors);
     let unit = unit(recorder, &trace, lowered, wide, &exit_vectors(&trace, vectors));
     Ok(Compiled { unit, summary, trial })
+}
+
+/// Refuses a trace that cannot be much faster than what was recorded: most of it is code that a compiler has optimised
+/// already, and calls that leave it.
+fn gains(trace: &Trace, recorder: &Recorder) -> Result<(), Failure> {
+    let is_call = |entry: &&Entry| matches!(entry.kind, EntryKind::Call { .. });
+    let calls = recorder.log.iter().filter(is_call).count();
+    let (instructions, weight) = (recorder.log.len(), trace.len() + calls * CALL_WEIGHT);
+    // Where a side trace ends, the guest's code would have to find its way back.
+    let detour = if matches!(recorder.origin, Origin::Exit { .. }) { DETOUR_WEIGHT } else { 0 };
+    if weight > instructions + detour { Err(Failure::NoGain { instructions, weight }) } else { Ok(()) }
 }
 
 /// Runs the passes on trace `number`.
@@ -270,6 +321,10 @@ fn recording(
         events: recorder.log.iter().map(Entry::event).collect(),
         end,
         regions: regions(shared, runtime, recorder),
+        meter: match recorder.origin {
+            Origin::Anchor(own) => Some(judge::meter_address(own)),
+            Origin::Exit { .. } => None,
+        },
     }
 }
 

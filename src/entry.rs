@@ -17,10 +17,11 @@ use crate::context::Context;
 use crate::exits::ExitRecord;
 use crate::fork_check::{Trial, try_out};
 use crate::functions::Treatment;
-use crate::heat::{LATER, cool_exit, heat_up, penalise, postpone, retry};
+use crate::heat::{LATER, come_back, cool_exit, heat_up, penalise, postpone, retry};
+use crate::judge::{self, Hot};
 use crate::loops::Loop;
 use crate::memory::{self, SignalsBlocked, read_word};
-use crate::pieces::{self, Heat, VectorState};
+use crate::pieces::{self, Counts, VectorState};
 use crate::recorder::{EndReason, GiveUp, Origin, Recorder, Stop};
 use crate::records::{self, REGION, Record, WAITING};
 use crate::regions;
@@ -32,7 +33,6 @@ use redmagic_ir::ExitKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
-use std::time::Instant;
 
 /// Recordings that end elsewhere than in a trace are compiled only if they have so many instructions.
 const MIN_RECORDING: usize = 60;
@@ -130,7 +130,15 @@ fn warm_anchor(runtime: &'static Runtime, thread: &mut Thread, known: Option<&'s
     if own.disabled.load(Relaxed) || !heat_up(&own.heat, passes) {
         return Next::back();
     }
-    if !runtime.may_compile() {
+    match judge::hot(runtime, own) {
+        Hot::Record => {}
+        Hot::Wait => return Next::back(),
+        Hot::Enter(function) => {
+            land(&mut thread.context, own);
+            return Next::enter(function);
+        }
+    }
+    if !runtime.may_compile() || own.not_before.load(Relaxed) > memory::process_time() {
         own.heat.store(i32::try_from(runtime.hot_loop().saturating_mul(LATER)).unwrap_or(i32::MAX), Relaxed);
         return Next::back();
     }
@@ -187,9 +195,9 @@ fn begin(runtime: &'static Runtime, thread: &mut Thread, origin: Origin) -> Next
 /// Records until there is a reason to stop, and does what follows.
 fn go_on_recording(runtime: &'static Runtime, thread: &mut Thread) -> Next {
     let Some(recorder) = &mut thread.recorder else { return leave_anywhere(runtime, &thread.context) };
-    let (begin, before) = (Instant::now(), recorder.log.len());
+    let (begin, before) = (memory::thread_time(), recorder.log.len());
     let stop = recorder.run(&mut thread.context, runtime);
-    stats::add(&COUNTERS.recording_ns, begin.elapsed().as_nanos() as u64);
+    stats::add(&COUNTERS.recording_ns, memory::thread_time().saturating_sub(begin));
     stats::add(&COUNTERS.recorded_instructions, (recorder.log.len() - before) as u64);
     let long = recorder.log.len() >= MIN_RECORDING;
     match stop {
@@ -278,7 +286,8 @@ fn give_up(runtime: &'static Runtime, thread: &mut Thread, reason: GiveUp) {
             runtime.note_odd_region(pc);
             retry(runtime, &recorder.origin);
         }
-        GiveUp::InnerLoop | GiveUp::Over => penalise(runtime, &recorder.origin, false),
+        GiveUp::Detour => come_back(runtime, &recorder.origin),
+        GiveUp::Over => penalise(runtime, &recorder.origin, false),
         GiveUp::TooLong | GiveUp::TooDeep | GiveUp::NativeLoop => match recorder.culprit() {
             Some(function) => {
                 runtime.treat(function, Treatment::Residual);
@@ -288,6 +297,7 @@ fn give_up(runtime: &'static Runtime, thread: &mut Thread, reason: GiveUp) {
         },
         GiveUp::TooShort(EndReason::Leave | EndReason::Never | EndReason::Outside | EndReason::Refused(_))
         | GiveUp::Interrupted
+        | GiveUp::InnerLoop
         | GiveUp::NoMemory => penalise(runtime, &recorder.origin, true),
     }
 }
@@ -347,7 +357,9 @@ fn finish(runtime: &'static Runtime, thread: &mut Thread, end: End, other: Optio
             let detail = format!("{}: {}", describe(&recorder.origin), failure.detail());
             runtime.note(level, &failure.to_string(), &detail);
             match failure {
-                Failure::NotYet(_) => postpone(runtime, &recorder.origin),
+                Failure::NotYet { until, .. } | Failure::TooManyInstructions { until, .. } => {
+                    postpone(runtime, &recorder.origin, until);
+                }
                 _ => penalise(runtime, &recorder.origin, true),
             }
             leave_anywhere(runtime, &thread.context)
@@ -382,6 +394,7 @@ pub fn install(runtime: &'static Runtime, shared: &mut Shared, mut compiled: Com
             own.failures.store(0, Relaxed);
             own.function.store(function, Release);
             runtime.pin(own.id);
+            judge::installed(runtime, shared, own);
         }
         Origin::Exit { unit, exit } => {
             stats::add(&COUNTERS.side_traces, 1);
@@ -462,9 +475,17 @@ fn decide_exit(runtime: &'static Runtime, record: &ExitRecord) -> Leave {
         record.next.store(piece, Release);
         return Leave::By(piece);
     }
+    if info.kind == ExitKind::Meter {
+        return Leave::Library;
+    }
     match info.piece {
         None => {
-            let code = pieces::leave(&info.code, info.pc, info.vectors, Heat::Count);
+            let target = match info.kind {
+                ExitKind::Anchor(number) => runtime.loops.get(number),
+                ExitKind::Guest | ExitKind::Meter => None,
+            };
+            let counts = Counts { heat: true, anchor: target.map(|target| runtime.counter_address(target.id)) };
+            let code = pieces::leave(&info.code, info.pc, info.vectors, counts);
             let Some(piece) = shared.arena.add(&code, 16) else { return last_resort };
             info.piece = Some(piece);
             record.heat.store(i32::try_from(runtime.hot_exit()).unwrap_or(i32::MAX), Relaxed);
@@ -487,6 +508,8 @@ struct Taken {
     dropped: bool,
     /// It is the state of a residual call.
     is_call: bool,
+    /// The loop whose meter has run out.
+    timed: Option<&'static Loop>,
     /// What a recording from here is a recording of.
     origin: Origin,
 }
@@ -498,15 +521,25 @@ fn complete_exit(runtime: &'static Runtime, thread: &mut Thread, record: &ExitRe
     let info = &unit.exits[record.index as usize];
     complete_context(&mut thread.context, &info.code);
     thread.context.rip = info.pc;
-    Taken { dropped: unit.dropped, is_call: info.is_call, origin: origin_of_exit(runtime, info.kind, record) }
+    let timed = match unit.origin {
+        Origin::Anchor(own) if info.kind == ExitKind::Meter => Some(own),
+        Origin::Anchor(_) | Origin::Exit { .. } => None,
+    };
+    let origin = origin_of_exit(runtime, info.kind, record);
+    Taken { dropped: unit.dropped, is_call: info.is_call, timed, origin }
 }
 
 /// Records a side trace from an exit whose state is in the context, if nothing speaks against it.
 fn begin_at_exit(runtime: &'static Runtime, thread: &mut Thread, record: &ExitRecord, taken: Taken) -> Next {
-    let Taken { dropped, is_call, origin } = taken;
+    let Taken { dropped, is_call, timed, origin } = taken;
     if is_call {
         // No memory for its piece: the call is made without us.
         return calls::make_plainly(runtime, &mut thread.context, record);
+    }
+    if let Some(own) = timed {
+        let goes_on = judge::ran_out(runtime, own);
+        let function = own.function.load(Acquire);
+        return if goes_on && function != 0 { Next::enter(function) } else { leave_anywhere(runtime, &thread.context) };
     }
     if !runtime.may_compile() {
         cool_exit(&mut runtime.lock(), record.unit, record.index, runtime.hot_exit().saturating_mul(LATER));
@@ -521,6 +554,14 @@ fn begin_at_exit(runtime: &'static Runtime, thread: &mut Thread, record: &ExitRe
         cool_exit(&mut runtime.lock(), record.unit, record.index, u32::MAX);
         return leave_anywhere(runtime, &thread.context);
     }
+    if let Origin::Anchor(own) = origin {
+        // What leads here often makes the loop hot; its anchors decide.
+        own.heat.store(0, Relaxed);
+        if !judge::may_record(runtime, own) {
+            cool_exit(&mut runtime.lock(), record.unit, record.index, runtime.hot_exit());
+            return leave_anywhere(runtime, &thread.context);
+        }
+    }
     if thread.recorder.is_some() {
         give_up(runtime, thread, GiveUp::Interrupted);
     }
@@ -531,7 +572,7 @@ fn begin_at_exit(runtime: &'static Runtime, thread: &mut Thread, record: &ExitRe
 fn origin_of_exit(runtime: &'static Runtime, kind: ExitKind, record: &ExitRecord) -> Origin {
     match kind {
         ExitKind::Anchor(number) => runtime.loops.get(number).map(Origin::Anchor),
-        ExitKind::Guest => None,
+        ExitKind::Guest | ExitKind::Meter => None,
     }
     .unwrap_or(Origin::Exit { unit: record.unit, exit: record.index })
 }

@@ -31,6 +31,16 @@ pub fn retry(runtime: &'static Runtime, origin: &Origin) {
     }
 }
 
+/// Lets one of the next passes record, not the next one again.
+pub fn come_back(runtime: &Runtime, origin: &Origin) {
+    if let Origin::Anchor(own) = origin {
+        // Short loops have different phases then.
+        let detours = own.detours.fetch_add(1, Relaxed).min(100);
+        own.heat.store(0, Relaxed);
+        runtime.count_down(own.id, 2 + 3 * detours as i32);
+    }
+}
+
 /// Makes the next attempt come later; after too many failures that count, never.
 pub fn penalise(runtime: &'static Runtime, origin: &Origin, counts: bool) {
     let delay = |first: u32, failures: u32| first.saturating_mul(2 << failures.min(16));
@@ -64,13 +74,14 @@ pub fn cool_exit(shared: &mut Locked, unit: u32, exit: u32, times: u32) {
     }
 }
 
-/// Looks at it again much later: it would take more time to compile than the process may spend by now.
-pub fn postpone(runtime: &'static Runtime, origin: &Origin) {
+/// Looks at it again much later: it would take more time to compile than the process may spend before it has run for
+/// `until` nanoseconds.
+pub fn postpone(runtime: &'static Runtime, origin: &Origin, until: u64) {
     const MUCH: u32 = 8 * LATER;
     match origin {
         Origin::Anchor(own) => {
-            let delay = runtime.hot_loop().saturating_mul(MUCH);
-            own.heat.store(i32::try_from(delay).unwrap_or(i32::MAX), Relaxed);
+            own.not_before.store(until, Relaxed);
+            own.heat.store(i32::try_from(runtime.hot_loop()).unwrap_or(i32::MAX), Relaxed);
         }
         Origin::Exit { unit, exit } => {
             cool_exit(&mut runtime.lock(), *unit, *exit, runtime.hot_exit().saturating_mul(MUCH));

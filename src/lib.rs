@@ -7,7 +7,7 @@
 //! # A tour
 //! - [`capi`]: the functions of the header. `stubs`: the machine code that anchors, traces and returns run through.
 //! - `entry`: what happens at an anchor, at an exit, when a residual call returns. `runtime`: the state behind it. `heat`:
-//!   when what is tried.
+//!   when what is tried. `judge`: whether it was worth it.
 //! - `calls`: residual calls that the library makes itself.
 //! - `recorder`: executes and logs the guest's instructions. `compile`: from a log to a `unit` of code. `check`:
 //!   replays a recording on its trace. `fork_check`: compares one compiled iteration with native execution.
@@ -35,6 +35,7 @@ mod forks;
 mod functions;
 mod heat;
 mod interpret;
+mod judge;
 mod log;
 mod loops;
 mod memory;

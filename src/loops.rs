@@ -27,6 +27,12 @@ pub struct Loop {
     pub heat: AtomicI32,
     /// Recordings that failed in a row.
     pub failures: AtomicU32,
+    /// Its last recording was so long that it is not recorded again before the process has run for so many nanoseconds.
+    pub not_before: AtomicU64,
+    /// Recordings that left the loop before they came round.
+    pub detours: AtomicU32,
+    /// Traces that were dropped because the interpreter is faster.
+    pub dismissals: AtomicU32,
     /// Never record it.
     pub disabled: AtomicBool,
     /// Its code was unloaded: what is at its site now is another loop.
@@ -112,6 +118,9 @@ impl Loops {
             function: AtomicU64::new(0),
             heat: AtomicI32::new(i32::try_from(heat).unwrap_or(i32::MAX)),
             failures: AtomicU32::new(0),
+            not_before: AtomicU64::new(0),
+            detours: AtomicU32::new(0),
+            dismissals: AtomicU32::new(0),
             disabled: AtomicBool::new(false),
             gone: AtomicBool::new(false),
         }));

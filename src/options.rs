@@ -92,6 +92,9 @@ pub struct Options {
     /// How much of the process's time may go into recording and compiling, in percent; 0 is no limit. Checks and the
     /// evaluator lift it.
     pub compile_share: u32,
+    /// Whether loops are timed, and lose traces that are slower than the interpreter. Checks, the evaluator and low
+    /// thresholds switch it off.
+    pub judge: bool,
     /// File names (or their ends) of modules that are traced into beside the anchor's own.
     pub trace_modules: Vec<String>,
 }
@@ -114,7 +117,8 @@ impl Default for Options {
             max_operations: 12_000,
             max_traces: u32::MAX,
             suspect: None,
-            compile_share: 20,
+            compile_share: 4,
+            judge: true,
             trace_modules: Vec::new(),
         }
     }
@@ -148,7 +152,7 @@ impl fmt::Display for OptionError {
 }
 
 /// The names of all options but `enabled`; in the environment in capitals, behind `REDMAGIC_`.
-pub const NAMES: [&str; 16] = [
+pub const NAMES: [&str; 17] = [
     "hot_loop",
     "hot_exit",
     "passes",
@@ -163,6 +167,7 @@ pub const NAMES: [&str; 16] = [
     "max_traces",
     "suspect",
     "compile_share",
+    "judge",
     "trace_module",
     "enabled",
 ];
@@ -192,15 +197,14 @@ impl Options {
             expected: expected.to_owned(),
         };
         let number = || value.parse::<u32>().map_err(|_| wrong("a number"));
+        let switch = || match value {
+            "off" | "0" | "no" => Ok(false),
+            "on" | "1" | "yes" | "" => Ok(true),
+            _ => Err(wrong("on or off")),
+        };
         let path = || (!value.is_empty()).then(|| PathBuf::from(value));
         match name {
-            "enabled" => {
-                self.enabled = match value {
-                    "off" | "0" | "no" => false,
-                    "on" | "1" | "yes" | "" => true,
-                    _ => return Err(wrong("on or off")),
-                }
-            }
+            "enabled" => self.enabled = switch()?,
             "hot_loop" => self.hot_loop = number()?.clamp(1, i32::MAX as u32),
             "hot_exit" => self.hot_exit = number()?.clamp(1, i32::MAX as u32),
             "passes" => self.passes = Pipeline::parse(value).map_err(|error| wrong(&error.to_string()))?,
@@ -236,6 +240,7 @@ impl Options {
                 self.suspect = parsed.map_err(|()| wrong("trace, trace:rewrites or trace:rewrites:passes"))?;
             }
             "compile_share" => self.compile_share = number()?.min(100),
+            "judge" => self.judge = switch()?,
             "trace_module" => {
                 let modules = value.split(',').map(str::trim).filter(|module| !module.is_empty());
                 self.trace_modules.extend(modules.map(str::to_owned));

@@ -48,13 +48,13 @@ pub struct Scratch {
     pub value: u64,
 }
 
-/// What happens to the heat of an exit when its piece runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heat {
-    /// Nothing.
-    Ignore,
-    /// It is counted down; below zero, the library looks at the exit.
-    Count,
+/// What is counted when the piece of an exit runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// The exit's heat goes down; below zero, the library looks at the exit.
+    pub heat: bool,
+    /// The counter at this address goes down: the exit leads behind an anchor whose macro has not run.
+    pub anchor: Option<u64>,
 }
 
 fn local(offset: i32) -> i32 {
@@ -66,9 +66,13 @@ fn stub(function: extern "C" fn()) -> u64 {
 }
 
 /// Leaves to the guest at `pc`.
-pub fn leave(exit: &ExitCode, pc: u64, vectors: VectorState, heat: Heat) -> Vec<u8> {
+pub fn leave(exit: &ExitCode, pc: u64, vectors: VectorState, counts: Counts) -> Vec<u8> {
     let mut code = Emitter::new();
-    if heat == Heat::Count {
+    if let Some(counter) = counts.anchor {
+        code.constant(RCX, counter);
+        code.decrement(RCX, 0);
+    }
+    if counts.heat {
         code.decrement(RAX, offset_of!(ExitRecord, heat) as i32);
         code.skip_if(9, |code| code.jump(stub(stubs::exit_to_library)));
     }

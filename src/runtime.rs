@@ -15,12 +15,13 @@ use crate::compile::{Compiled, Failure};
 use crate::exits::ExitRecord;
 use crate::forks;
 use crate::functions::{Functions, Treatment};
+use crate::judge::Docket;
 use crate::log;
 use crate::loops::{Loop, Loops};
 use crate::memory::{Arena, SignalsBlocked};
 use crate::modules::Modules;
 use crate::options::{Check, Engine, OptionError, Options};
-use crate::pieces::{self, Heat, VectorState};
+use crate::pieces::{self, Counts, VectorState};
 use crate::recorder::Origin;
 use crate::recorder::places::Terms;
 use crate::recorder::slots::{self, Kind, SlotInfo};
@@ -42,6 +43,8 @@ pub use crate::functions::Api;
 
 const COUNTERS_LOG2: u32 = 14;
 const COUNTER_COUNT: usize = 1 << COUNTERS_LOG2;
+/// What every process may spend on recording and compiling, in nanoseconds.
+const FREE_BUDGET: u64 = 30_000_000;
 /// Address space for code. Only what is used costs memory.
 const ARENA_BYTES: usize = 256 << 20;
 
@@ -135,6 +138,10 @@ pub struct Shared {
     odd_regions: HashSet<u64>,
     /// Loop ids that are never traced.
     disabled: HashSet<u64>,
+    /// What traces have saved, by trials, in nanoseconds.
+    pub saved: u64,
+    /// What is known of the loops' times.
+    pub docket: Docket,
     reasons: BTreeMap<String, u64>,
 }
 
@@ -216,6 +223,8 @@ impl Runtime {
                 last_resort,
                 odd_regions: HashSet::new(),
                 disabled: HashSet::new(),
+                saved: 0,
+                docket: Docket::default(),
                 reasons: BTreeMap::new(),
             }),
         })
@@ -314,8 +323,23 @@ impl Runtime {
         self.counter(Runtime::bucket(id)).store(0, Relaxed);
     }
 
+    /// Whether every pass of an id's anchors comes here.
+    pub fn is_pinned(&self, id: u64) -> bool {
+        self.pinned[Runtime::bucket(id)].load(Relaxed)
+    }
+
+    /// The address of the counter of an id.
+    pub fn counter_address(&self, id: u64) -> u64 {
+        std::ptr::from_ref(self.counter(Runtime::bucket(id))) as u64
+    }
+
+    /// Lets so many passes of an id's anchors go by.
+    pub fn count_down(&self, id: u64, passes: i32) {
+        self.counter(Runtime::bucket(id)).store(passes - 1, Relaxed);
+    }
+
     /// Lets the anchors of an id pass again, if no other loop with a trace shares their counter.
-    fn unpin(&self, id: u64) {
+    pub fn unpin(&self, id: u64) {
         let bucket = Runtime::bucket(id);
         let shared = |other: &&Loop| Runtime::bucket(other.id) == bucket && other.function.load(Relaxed) != 0;
         if !self.loops.all().iter().any(shared) {
@@ -527,18 +551,22 @@ impl Runtime {
                 let _ = own.function.compare_exchange(unit.function, 0, Relaxed, Relaxed);
                 self.unpin(own.id);
                 own.heat.store(i32::try_from(self.hot_loop()).unwrap_or(i32::MAX), Relaxed);
+                shared.docket.strike(own);
             }
             records::abandon_unit(number as u32);
             unit.records.iter().for_each(|record| record.next.store(to_library, Release));
         }
-        for unit in shared.units.iter_mut().filter(|unit| !unit.dropped) {
-            for (info, record) in unit.exits.iter_mut().zip(&unit.records) {
-                if info.linked.is_some_and(|linked| gone.contains(&linked)) {
-                    (info.linked, info.piece) = (None, None);
-                    record.next.store(to_library, Release);
-                }
-            }
+        unlink(shared, |linked| gone.contains(&linked));
+    }
+
+    /// Takes the trace of a loop out of use, so that it can come back; returns its function.
+    pub fn set_aside(&self, shared: &mut Shared, own: &Loop) -> u64 {
+        let function = own.function.swap(0, Relaxed);
+        self.unpin(own.id);
+        if let Some(number) = shared.units.iter().rposition(|unit| unit.function == function) {
+            unlink(shared, |linked| linked as usize == number);
         }
+        function
     }
 
     /// Counts a reason for a failure, and logs it at `level`.
@@ -559,14 +587,42 @@ impl Runtime {
     }
 }
 
+/// Makes exits that lead to some units lead to the library again.
+fn unlink(shared: &mut Shared, goes: impl Fn(u32) -> bool) {
+    let to_library = stubs::exit_to_library as *const () as u64;
+    for unit in shared.units.iter_mut().filter(|unit| !unit.dropped) {
+        for (info, record) in unit.exits.iter_mut().zip(&unit.records) {
+            if info.linked.is_some_and(&goes) {
+                (info.linked, info.piece) = (None, None);
+                record.next.store(to_library, Release);
+            }
+        }
+    }
+}
+
 impl Shared {
     /// The time that recording and compiling may have taken by now, in nanoseconds; `None` if there is no limit.
     pub fn budget(&self) -> Option<u64> {
-        /// Every process may spend as much.
-        const FREE: u64 = 50_000_000;
+        /// Of the process's time, what may be spent at most because it was saved.
+        const SAVED_SHARE: u64 = 4;
         let Options { compile_share, check, backend, .. } = self.options;
         let limited = compile_share != 0 && check == Check::Off && backend == Engine::Native;
-        limited.then(|| FREE + crate::memory::process_time() / 100 * u64::from(compile_share))
+        limited.then(|| {
+            let time = crate::memory::process_time();
+            FREE_BUDGET + time / 100 * u64::from(compile_share) + self.saved.min(time / SAVED_SHARE)
+        })
+    }
+
+    /// The process's time, in nanoseconds, when something may be done that takes `cost`: it may take a quarter of what may be
+    /// spent, or half of what is free. `None` if it may be done now.
+    pub fn affordable_after(&self, cost: u64) -> Option<u64> {
+        if cost <= FREE_BUDGET / 2 {
+            return None;
+        }
+        let needed = cost.saturating_mul(4);
+        let missing = needed.checked_sub(self.budget()?).filter(|missing| *missing != 0)?;
+        let share = u64::from(self.options.compile_share).max(1);
+        Some(crate::memory::process_time().saturating_add(missing.saturating_mul(100) / share))
     }
 
     /// The slot of the instruction at `pc`, made if it is new.
@@ -619,7 +675,7 @@ impl Shared {
         if let Some(piece) = self.leave_pieces.get(&pc) {
             return *piece;
         }
-        let code = pieces::leave(&pieces::unchanged(), pc, VectorState::All, Heat::Ignore);
+        let code = pieces::leave(&pieces::unchanged(), pc, VectorState::All, Counts::default());
         match self.arena.add(&code, 16) {
             Some(piece) => *self.leave_pieces.entry(pc).or_insert(piece),
             None => self.last_resort,

@@ -234,6 +234,10 @@ impl Lowering<'_, '_> {
             }
             return self.load(value, inst.ty, &address);
         }
+        if let Some(meter) = inst.meter() {
+            self.tick(value, meter);
+            return Ok(());
+        }
         // Constants are made where they are used, and results of a native operation right behind it.
         if inst.op == Opcode::Const || inst.op == Opcode::NativeOut {
             return Ok(());

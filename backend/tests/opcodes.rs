@@ -217,6 +217,7 @@ fn forms(op: Opcode, ty: Type) -> Vec<Vec<Type>> {
         | Format::Param
         | Format::Const
         | Format::Slot
+        | Format::Tick
         | Format::Load
         | Format::Store
         | Format::Guard

@@ -52,6 +52,7 @@ pub fn record(
         events,
         end: end.unwrap_or(End::Exit { pc }),
         regions: Vec::new(),
+        meter: None,
     };
     Ok((!recording.events.is_empty()).then_some(recording))
 }

@@ -255,6 +255,7 @@ impl Machine {
                 eval_pure(inst.op, inst.ty, trace.ty(typed), args, inst.condition())
                     .ok_or(EvalError::Undefined { value })?
             }
+            Format::Tick => i64::MAX as u128,
             Format::Load => {
                 let address = inst.address().map_or(0, |address| self.address(address));
                 guest.load(address, inst.ty.bytes()).map_err(fault)? & inst.ty.mask()

@@ -62,7 +62,7 @@ pub struct Inst {
     pub class: Class,
     /// Value operands, unused ones [`Value::NONE`]. Memory: root, index, stored value.
     pub args: [Value; 3],
-    /// Immediate, memory offset, slot, exit or native operation.
+    /// Immediate, memory offset, slot, meter, exit or native operation.
     imm: i64,
 }
 
@@ -145,6 +145,11 @@ impl Inst {
         Inst::with(op, Type::Void, [value, Value::NONE, Value::NONE], exit.index() as i64)
     }
 
+    /// A countdown of the meter at `address`.
+    pub fn tick(address: u64) -> Inst {
+        Inst::with(Opcode::Tick, Type::I64, Inst::NO_ARGS, address as i64)
+    }
+
     /// The verbatim execution of `native`.
     pub fn native(native: Native) -> Inst {
         Inst::with(Opcode::Native, Type::Void, Inst::NO_ARGS, native.index() as i64)
@@ -174,6 +179,11 @@ impl Inst {
     pub fn slot(&self) -> Option<Slot> {
         let names_slot = matches!(self.op, Opcode::Slot | Opcode::NativeOut | Opcode::Param);
         usize::try_from(self.imm).ok().filter(|_| names_slot).and_then(Slot::from_index)
+    }
+
+    /// The address of the meter that a `tick` counts down.
+    pub fn meter(&self) -> Option<u64> {
+        (self.op == Opcode::Tick).then_some(self.imm as u64)
     }
 
     /// The condition of a `cond` instruction.

@@ -75,6 +75,8 @@ pub enum Format {
     Ternary(Typing),
     /// Packed flags and a condition: `cond.ae v3`.
     Cond,
+    /// The address of a meter: `tick 0x7f0000001000`.
+    Tick,
     /// A memory read: `load [v1 + v2*8 + 16]`.
     Load,
     /// A memory write: `store [v1 + 16], v2`.
@@ -92,7 +94,7 @@ impl Format {
     /// optional operands and are counted by [`Inst::operands`](crate::Inst::operands) instead).
     pub const fn arity(self) -> usize {
         match self {
-            Format::Param | Format::Const | Format::Slot | Format::Native => 0,
+            Format::Param | Format::Const | Format::Slot | Format::Tick | Format::Native => 0,
             Format::Unary(_) | Format::Cond | Format::Guard | Format::NativeOut => 1,
             Format::Binary(_) => 2,
             Format::Ternary(_) => 3,
@@ -389,6 +391,9 @@ opcodes! {
     Guard = "guard", Format::Guard, Guard;
     /// Continues if the value is 0, else leaves by the exit.
     GuardNot = "guard_not", Format::Guard, Guard;
+    /// Counts down a meter, an i64 of the library's own that no guest memory overlaps; the result is what is left. Where
+    /// there are no meters (in the evaluator), the greatest number.
+    Tick = "tick", Format::Tick, Write;
     /// Executes one machine instruction verbatim on the context: first writes its input slots there.
     Native = "native", Format::Native, Barrier;
     /// The value that a native operation left in one of its output slots.

@@ -406,6 +406,7 @@ fn operation(cursor: &mut Cursor<'_>, pending: &mut Pending, ty: Type) -> Parsed
     match op.format() {
         Format::Const => Ok(Inst::constant(ty, cursor.immediate(ty)?)),
         Format::Slot => Ok(Inst::slot_read(cursor.slot()?)),
+        Format::Tick => Ok(Inst::tick(cursor.number()?)),
         Format::NativeOut => {
             let native = pending.value(cursor)?;
             cursor.symbol(",")?;
@@ -477,6 +478,8 @@ pub(crate) fn exit_head(cursor: &mut Cursor<'_>) -> Parsed<ExitData> {
     }
     if cursor.take_keyword("anchor") {
         exit.kind = crate::ExitKind::Anchor(cursor.small_number()?);
+    } else if cursor.take_keyword("meter") {
+        exit.kind = crate::ExitKind::Meter;
     }
     Ok(exit)
 }

@@ -131,8 +131,10 @@ impl fmt::Display for ExitData {
         if self.step != 0 {
             write!(f, " step {}", self.step)?;
         }
-        if let ExitKind::Anchor(number) = self.kind {
-            write!(f, " anchor {number}")?;
+        match self.kind {
+            ExitKind::Guest => {}
+            ExitKind::Anchor(number) => write!(f, " anchor {number}")?,
+            ExitKind::Meter => f.write_str(" meter")?,
         }
         let items = ExitPrinter::new(self).items();
         if items.is_empty() {
@@ -274,6 +276,7 @@ impl fmt::Display for DisplayInst<'_> {
             | Format::Binary(_)
             | Format::Ternary(_)
             | Format::Cond
+            | Format::Tick
             | Format::Load
             | Format::NativeOut => write!(f, "{value}: {} = ", inst.ty)?,
         }
@@ -291,6 +294,7 @@ impl fmt::Display for DisplayInst<'_> {
             Format::Binary(_) => write!(f, "{name} {a}, {b}"),
             Format::Ternary(_) => write!(f, "{name} {a}, {b}, {c}"),
             Format::Cond => write!(f, "{name}.{} {a}", inst.condition().map_or("?", |cond| cond.name())),
+            Format::Tick => write!(f, "{name} {:#x}", inst.meter().unwrap_or_default()),
             Format::Load | Format::Store => self.memory(f),
             Format::Guard => write!(f, "{name} {a}, {}", inst.exit().unwrap_or(Exit::NONE)),
             Format::Native => write!(f, "{name} {}", inst.native_op().unwrap_or(Native::NONE)),

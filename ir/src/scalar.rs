@@ -38,6 +38,7 @@ pub fn eval_pure(op: Opcode, ty: Type, operand_type: Type, args: [u128; 3], cond
         | Opcode::Store
         | Opcode::Guard
         | Opcode::GuardNot
+        | Opcode::Tick
         | Opcode::Native
         | Opcode::NativeOut => return None,
         Opcode::Neg => a.wrapping_neg(),

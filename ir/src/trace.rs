@@ -106,6 +106,8 @@ pub enum ExitKind {
     Guest,
     /// To the anchor with this number: into its trace when there is one, else to the guest's own code.
     Anchor(u32),
+    /// To the library, because a meter has run out at the start of the loop.
+    Meter,
 }
 
 /// An exit (or the state of a residual call): the state of the guest at one point of its program.

@@ -37,6 +37,7 @@ pub const fn typing(op: Opcode) -> Option<Typing> {
         | Format::Const
         | Format::Slot
         | Format::Cond
+        | Format::Tick
         | Format::Load
         | Format::Store
         | Format::Guard
@@ -50,6 +51,7 @@ pub const fn implied_result(op: Opcode) -> Option<Type> {
     match op.format() {
         Format::Cond => return Some(Type::I1),
         Format::Store | Format::Guard | Format::Native => return Some(Type::Void),
+        Format::Tick => return Some(Type::I64),
         _ => {}
     }
     match typing(op) {

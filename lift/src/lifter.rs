@@ -19,7 +19,7 @@ use crate::refuse::Refusal;
 use crate::resume::Declared;
 use crate::state::{Held, SlotSet};
 use iced_x86::{EncodingKind, Instruction, InstructionInfoFactory};
-use redmagic_ir::{Exit, ExitKind, Segment, Slot, Trace, Type, Value};
+use redmagic_ir::{Exit, ExitKind, Inst, Opcode, Segment, Slot, Trace, Type, Value};
 
 /// A lifted recording.
 #[derive(Clone, Debug)]
@@ -120,6 +120,9 @@ pub fn lift(recording: &Recording, code: &dyn Code) -> Result<Lifted, Refusal> {
         half: 0,
         upper: !recording.events.iter().any(Event::is_beyond_slots),
     };
+    if let (Some(meter), Some(_)) = (recording.meter, header) {
+        lifter.count_down(meter);
+    }
     let mut pc = recording.start;
     for event in &recording.events {
         pc = lifter.event(event, pc)?;
@@ -136,6 +139,16 @@ pub fn lift(recording: &Recording, code: &dyn Code) -> Result<Lifted, Refusal> {
 }
 
 impl Lifter<'_> {
+    /// Counts down the meter of a loop at its start.
+    fn count_down(&mut self, meter: u64) {
+        let left = self.emit(Inst::tick(meter));
+        let zero = self.constant(Type::I64, 0);
+        let over = self.emit(Inst::binary(Opcode::Slt, Type::I1, left, zero));
+        let state = self.exit_data(self.pc, 0, ExitKind::Meter);
+        let exit = self.trace.exits.push(state);
+        self.emit(Inst::guard(false, over, exit));
+    }
+
     /// Lifts one event that is expected at `pc`; returns the address of the next.
     fn event(&mut self, event: &Event, pc: u64) -> Result<u64, Refusal> {
         let (Event::Inst { inst, .. }

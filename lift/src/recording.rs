@@ -20,6 +20,8 @@ pub struct Recording {
     pub end: End,
     /// Address ranges that do not change while the trace is valid.
     pub regions: Vec<Region>,
+    /// The address of a meter that every iteration of a loop counts down; below zero it leaves at its start.
+    pub meter: Option<u64>,
 }
 
 /// One step of a recording.

@@ -23,7 +23,7 @@ fn lifted(guest: &Guest, mut events: Vec<Event>, end: End, regions: &[Region]) -
             *address = 0x9100;
         }
     }
-    let recording = Recording { name: "test".into(), start: BASE, events, end, regions: regions.to_vec() };
+    let recording = Recording { name: "test".into(), start: BASE, events, end, regions: regions.to_vec(), meter: None };
     let trace = lift(&recording, guest).unwrap().trace;
     verify(&trace).unwrap_or_else(|errors| panic!("{}\n{trace}", errors[0]));
     trace

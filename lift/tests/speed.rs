@@ -43,6 +43,7 @@ fn recording(text: &Text<'_>, from: usize, length: usize) -> Recording {
         events,
         end: End::Exit { pc },
         regions: Vec::new(),
+        meter: None,
     }
 }
 

@@ -248,6 +248,7 @@ impl Walk<'_> {
                 self.native(&inst);
                 self.scope.out.push(value);
             }
+            Opcode::Tick => self.scope.out.push(value),
             _ => {
                 debug_assert!(matches!(inst.op.effect(), Effect::Pure));
                 self.scope.out.push(value);

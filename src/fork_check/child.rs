@@ -13,6 +13,7 @@
 
 use super::pages::{self, Change, Reason, Scan};
 use crate::context::Context;
+use crate::judge;
 use crate::recorder::PendingCall;
 use crate::records::{self, Record};
 use crate::stubs;
@@ -126,6 +127,7 @@ pub fn run(function: u64, thread: &mut Thread) -> Result<Iteration, Trouble> {
     let mut excluded = Vec::new();
     excluded.extend(thread.own_ranges());
     excluded.extend(records::ranges());
+    excluded.push(judge::meters());
     excluded.extend(system_ranges());
     // In this order: what follows the scan's list of mappings must not change what it lists.
     let mut scan = Scan::new(&excluded).map_err(Trouble::Skipped)?;

@@ -35,7 +35,7 @@ use places::Places;
 use redmagic_ir::{CallEffect, Slot};
 use redmagic_lift::Convention;
 use slots::{Condition, Kind, SlotInfo};
-use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 pub use stop::{EndReason, GiveUp, Stop};
 
 /// The flags that `sub dword [counter], 1` leaves when the counter was 0.
@@ -118,6 +118,8 @@ pub struct Recorder {
 
 /// Anchors other than its own that a recording may pass before the loops behind them are recorded first.
 const MAX_PASSES: u32 = 2;
+/// Recordings of a loop that are given up because they leave it.
+const MAX_DETOURS: u32 = 4;
 /// Iterations of a callee's own loop that are recorded.
 const MAX_ITERATIONS: u32 = 16;
 
@@ -203,7 +205,7 @@ impl Recorder {
                     let (target, address) = indirect_target(slot, context);
                     self.call(slot, target, address, context, runtime)
                 }
-                Kind::Return(extra) => Ok(self.return_from(slot, extra, context)),
+                Kind::Return(extra) => self.return_from(slot, extra, context),
                 Kind::Refused(refusal) => Err(Stop::End(EndReason::Refused(refusal))),
             };
             let found = match result {
@@ -545,7 +547,12 @@ impl Recorder {
                 self.keep_argument();
                 Ok(())
             }
-            _ => self.pass(),
+            _ => {
+                if !matches!(self.origin, Origin::Anchor(own) if own.id == id) {
+                    self.leave_loop()?;
+                }
+                self.pass()
+            }
         }
     }
 
@@ -555,6 +562,15 @@ impl Recorder {
             self.log.last_mut()
         {
             *convention = Convention::PassedMacro;
+        }
+    }
+
+    /// The iteration that is recorded is one of many, perhaps the last: while its loop has not often been left, it is better
+    /// to record another one.
+    fn leave_loop(&self) -> Result<(), Stop> {
+        match self.origin {
+            Origin::Anchor(own) if own.detours.load(Relaxed) < MAX_DETOURS => Err(Stop::GiveUp(GiveUp::Detour)),
+            Origin::Anchor(_) | Origin::Exit { .. } => Ok(()),
         }
     }
 
@@ -569,7 +585,10 @@ impl Recorder {
     }
 
     #[expect(unsafe_code, reason = "reads the return address, as the guest's return does")]
-    fn return_from(&mut self, slot: &'static SlotInfo, extra: u16, context: &mut Context) -> Flow {
+    fn return_from(&mut self, slot: &'static SlotInfo, extra: u16, context: &mut Context) -> Result<Flow, Stop> {
+        if self.frames.is_empty() {
+            self.leave_loop()?;
+        }
         let rsp = context.rsp();
         let step = self.log.len() as u32;
         let first = self.check.as_mut().map(|check| check.before(step, slot, context));
@@ -587,7 +606,7 @@ impl Recorder {
                 self.longest = Some((frame.function, length));
             }
         }
-        Flow::Elsewhere
+        Ok(Flow::Elsewhere)
     }
 }
 

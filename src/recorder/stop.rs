@@ -56,6 +56,8 @@ pub enum GiveUp {
     NativeLoop,
     /// Its calls are nested deeper than allowed.
     TooDeep,
+    /// It left its loop, which more often goes round.
+    Detour,
     /// It runs through a loop that should be recorded first.
     InnerLoop,
     /// The guest says that the loop is over.
@@ -76,6 +78,7 @@ impl fmt::Display for GiveUp {
             GiveUp::TooLong => "recording too long",
             GiveUp::NativeLoop => "a callee with a loop of its own",
             GiveUp::TooDeep => "calls nested too deep",
+            GiveUp::Detour => "the loop was left",
             GiveUp::InnerLoop => "an inner loop comes first",
             GiveUp::Over => "the loop is over",
             GiveUp::Unresolved => "a linkage slot was not resolved yet",

@@ -60,8 +60,14 @@ fn event(pc: u64, words: &[&str], code: &mut Recorded) -> Result<(Event, u64), S
 
 /// Lifts the recording that the header describes; the trace, or why there is none.
 pub fn lift(header: &[String]) -> Result<Result<Trace, Refusal>, String> {
-    let mut recording =
-        Recording { name: "lifted".to_owned(), start: 0x1000, events: Vec::new(), end: End::Loop, regions: Vec::new() };
+    let mut recording = Recording {
+        name: "lifted".to_owned(),
+        start: 0x1000,
+        events: Vec::new(),
+        end: End::Loop,
+        regions: Vec::new(),
+        meter: None,
+    };
     let mut code = Recorded(BTreeMap::new());
     let (mut pc, mut end) = (recording.start, None);
     for line in header {

@@ -75,6 +75,7 @@ pub fn lower(trace: &Trace) -> Result<String, String> {
         let kind = match data.kind {
             ExitKind::Guest => String::new(),
             ExitKind::Anchor(id) => format!(", anchor {id}"),
+            ExitKind::Meter => ", meter".to_owned(),
         };
         output.push_str(&format!("  {exit} to {:#x}{kind}{separator}{}\n", data.pc, left.join(", ")));
     }

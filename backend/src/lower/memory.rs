@@ -31,6 +31,15 @@ impl Lowering<'_, '_> {
         Ok(())
     }
 
+    /// Counts down the meter at `address`.
+    pub(super) fn tick(&mut self, value: IrValue, address: u64) {
+        let address = self.builder.ins().iconst(types::I64, address as i64);
+        let before = self.builder.ins().load(types::I64, FLAGS, address, 0);
+        let left = self.builder.ins().iadd_imm_s(before, -1);
+        self.builder.ins().store(FLAGS, left, address, 0);
+        self.define(value, left);
+    }
+
     pub(super) fn read_slot(&mut self, value: IrValue) -> Result<(), BackendError> {
         let Some(slot) = self.trace.insts[value].slot() else {
             return Err(BackendError::Malformed(format!("{value} names no slot")));

@@ -137,6 +137,7 @@ impl Lowering<'_, '_> {
             | Opcode::Guard
             | Opcode::GuardNot
             | Opcode::Native
+            | Opcode::Tick
             | Opcode::NativeOut => Err(BackendError::Unsupported { op, ty }),
         }
     }

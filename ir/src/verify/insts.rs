@@ -38,6 +38,7 @@ impl Verifier<'_> {
                 self.needs_type(&place, inst.args[0], Type::I32);
                 self.result(&place, inst, Type::I1);
             }
+            Format::Tick => self.result(&place, inst, Type::I64),
             Format::Load | Format::Store => {
                 if inst.ty.bytes() == 0 {
                     self.error(

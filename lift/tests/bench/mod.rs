@@ -85,7 +85,7 @@ impl Guest {
     }
 
     pub fn lift(&self, events: Vec<Event>, end: End) -> Result<Lifted, Refusal> {
-        let recording = Recording { name: "test".into(), start: BASE, events, end, regions: Vec::new() };
+        let recording = Recording { name: "test".into(), start: BASE, events, end, regions: Vec::new(), meter: None };
         lift(&recording, self)
     }
 

@@ -4,7 +4,9 @@
 //! - A *class* is memory at known distances from one root. Roots whose accesses overlapped in the recording are members of
 //!   one class, at the distance that was recorded; that they are is checked at run time, as is that classes are disjoint.
 //! - An *atom* is a range of a class that the loop accesses in one way only, with one offset and type; only atoms that no
-//!   other access overlaps (unless nobody stores there) are promoted.
+//!   other access overlaps (unless nobody stores there, or it reads a part) are promoted.
+//! - What is loaded and was recorded to be a class's base is a member, too, if it is kept: so what goes round in memory is
+//!   known to be the same.
 //!
 //! Worked example: roots v1 and v9 with accesses at `[v1 + 8]`, recorded at 0x1008, and `[v9]`, recorded at 0x1008, are
 //! one class with the members v1 at 0 and v9 at 8.
@@ -13,6 +15,8 @@ use super::Body;
 use crate::scope::MixMap;
 use redmagic_ir::{Class as AliasClass, Opcode, Trace, Type, Value};
 
+/// Smaller numbers are no addresses.
+const LEAST_ADDRESS: u64 = 1 << 16;
 /// More classes than this are too many to compare.
 const MAX_CLASSES: usize = 48;
 
@@ -45,6 +49,25 @@ pub(crate) struct Atom {
     pub clean: bool,
     /// All accesses are to frames that the trace has pushed.
     pub frame: bool,
+    /// It is only read, and a part of this atom.
+    pub inside: Option<usize>,
+}
+
+impl Atom {
+    fn end(&self) -> i64 {
+        self.offset + i64::from(self.ty.bytes())
+    }
+
+    fn overlaps(&self, other: &Atom) -> bool {
+        self.class == other.class && self.offset < other.end() && other.offset < self.end()
+    }
+
+    /// Whether it is only read, and its bytes are some of a stored word.
+    fn is_part_of(&self, whole: &Atom) -> bool {
+        let narrower = self.ty.bits() < whole.ty.bits() && whole.ty.bits() <= 64;
+        let within = whole.offset <= self.offset && self.end() <= whole.end();
+        self.class == whole.class && whole.stored && !self.stored && narrower && within
+    }
 }
 
 /// What is known of the accesses of a loop.
@@ -113,23 +136,30 @@ impl Accesses {
             let frame = inst.class == AliasClass::Frame;
             let atoms = &mut self.atoms;
             let at = *self.of_place.entry((class, offset, inst.ty as u8)).or_insert_with(|| {
-                atoms.push(Atom { class, offset, ty: inst.ty, stored: false, clean: true, frame: true });
+                atoms.push(Atom { class, offset, ty: inst.ty, stored: false, clean: true, frame: true, inside: None });
                 atoms.len() - 1
             });
             atoms[at].stored |= stored;
             atoms[at].frame &= frame;
         }
-        let end = |atom: &Atom| atom.offset + i64::from(atom.ty.bytes());
         for a in 0..self.atoms.len() {
             for b in 0..self.atoms.len() {
                 let (one, other) = (self.atoms[a], self.atoms[b]);
-                let overlap = one.class == other.class && one.offset < end(&other) && other.offset < end(&one);
-                if a != b && overlap && (one.stored || other.stored) {
-                    self.atoms[a].clean = false;
+                if a == b || !one.overlaps(&other) || !(one.stored || other.stored) || other.is_part_of(&one) {
+                    continue;
+                }
+                self.atoms[a].clean = false;
+                if one.is_part_of(&other) {
+                    self.atoms[a].inside = Some(b);
                 }
             }
             // Exits and the flush segment name the place by its distance from the origin.
             self.atoms[a].clean &= i32::try_from(self.atoms[a].offset).is_ok();
+        }
+        for a in 0..self.atoms.len() {
+            // What is a part of one and overlaps another is not clean in either way: then the other is not clean.
+            let whole = self.atoms[a].inside.filter(|whole| self.atoms[*whole].clean);
+            self.atoms[a].inside = whole;
         }
     }
 }
@@ -158,7 +188,28 @@ fn roots(trace: &Trace, body: &Body, varying: &[Value]) -> Vec<Root> {
             None => roots.push(Root { values: vec![address.root], base, low, high, stores }),
         }
     }
+    add_kept(trace, body, varying, &mut roots);
     roots
+}
+
+/// Adds loaded pointers that are stored again, or kept for the next iteration, to the roots that they were recorded to be.
+fn add_kept(trace: &Trace, body: &Body, varying: &[Value], roots: &mut [Root]) {
+    let stored = body.insts.iter().map(|value| &trace.insts[*value]);
+    let stored = stored.filter(|inst| inst.op == Opcode::Store && inst.ty == Type::I64).map(|inst| inst.args[2]);
+    let kept: Vec<Value> = stored.chain(body.args.iter().copied()).collect();
+    for &value in &body.insts {
+        let inst = &trace.insts[value];
+        if inst.op != Opcode::Load || inst.ty != Type::I64 || varying.contains(&value) || !kept.contains(&value) {
+            continue;
+        }
+        let Some(recorded) = trace.recorded(value).map(|recorded| recorded.value) else { continue };
+        if recorded < LEAST_ADDRESS || roots.iter().any(|root| root.values.contains(&value)) {
+            continue;
+        }
+        if let Some(root) = roots.iter_mut().find(|root| root.base == Some(recorded)) {
+            root.values.push(value);
+        }
+    }
 }
 
 /// Joins roots that pointed to the same place, even if nothing was accessed through both.

@@ -4,13 +4,13 @@ use super::Body;
 use super::accesses::Class;
 use super::bounds::Extent;
 use super::copy::Plan;
-use redmagic_ir::{Inst, Opcode, Segment, Target, Terminator, Trace, Type, Value};
+use redmagic_ir::{Address, DelayedStore, ExitValue, Inst, Opcode, Segment, Target, Terminator, Trace, Type, Value};
 
 /// More comparisons of windows than these are replaced by an order of all of them.
 const MAX_PAIRS: usize = 24;
 
 /// Replaces the loop by the nest.
-pub(crate) fn commit(trace: &mut Trace, body: &Body, plan: Plan) {
+pub(crate) fn commit(trace: &mut Trace, body: &Body, mut plan: Plan) {
     let entry = trace.entry();
     let mut checks = Checks { trace, insts: Vec::new(), constants: Vec::new(), all: None };
     checks.add(&plan);
@@ -21,7 +21,7 @@ pub(crate) fn commit(trace: &mut Trace, body: &Body, plan: Plan) {
     let always = trace.add_inst(Inst::constant(Type::I1, 1));
     // Where the loop has constants of its own, they move to the others.
     trace.segments[body.header].insts.retain(|value| !plan.constants.contains(value));
-    let pool = plan.constants.into_iter().chain(constants).chain([one, zero, strip, always]);
+    let pool = std::mem::take(&mut plan.constants).into_iter().chain(constants).chain([one, zero, strip, always]);
     let at = trace.segments[entry].insts.iter().take_while(|value| trace.insts[**value].op == Opcode::Slot).count();
     trace.segments[entry].insts.splice(at..at, pool);
 
@@ -37,6 +37,7 @@ pub(crate) fn commit(trace: &mut Trace, body: &Body, plan: Plan) {
     trace.segments[header].terminator = Terminator::Switch { value, cases: vec![(1, into)], default: again };
 
     let count = trace.add_inst(Inst::param(Type::I64, None));
+    count_passes(trace, &mut plan, strip, count);
     let (mut params, mut first, mut next) = (vec![count], vec![strip], Vec::new());
     let left = trace.add_inst(Inst::binary(Opcode::Add, Type::I64, count, one));
     let goes_on = trace.add_inst(Inst::binary(Opcode::Ne, Type::I1, left, zero));
@@ -66,12 +67,25 @@ pub(crate) fn commit(trace: &mut Trace, body: &Body, plan: Plan) {
     trace.segments[flush].terminator = Terminator::Jump(Target { segment: header, args: plan.back });
 }
 
+/// Makes the exits of H2 and F write to the loop's meter what would be left if H2 had counted down as H does.
+fn count_passes(trace: &mut Trace, plan: &mut Plan, strip: Value, count: Value) {
+    let Some(tick) = plan.tick else { return };
+    let Some(address) = trace.insts[tick].meter() else { return };
+    let root = trace.add_inst(Inst::constant(Type::I64, address as i64));
+    // H has left `tick`, and H2 has run `strip - count` times.
+    let least = trace.add_inst(Inst::binary(Opcode::Sub, Type::I64, tick, strip));
+    plan.preheader.extend([root, least]);
+    let left = trace.add_inst(Inst::binary(Opcode::Add, Type::I64, least, count));
+    plan.insts.insert(0, left);
+    let address = Address::new(root, 0);
+    for (_, exit) in &mut plan.exits {
+        exit.stores.push(DelayedStore { ty: Type::I64, address, value: ExitValue::Value(left) });
+    }
+    plan.flush.push((Type::I64, address, least, None));
+}
+
 /// Writes what H2 has put off.
-fn store_all(
-    trace: &mut Trace,
-    segment: Segment,
-    stores: &[(Type, redmagic_ir::Address, Value, Option<redmagic_ir::Recorded>)],
-) {
+fn store_all(trace: &mut Trace, segment: Segment, stores: &[(Type, Address, Value, Option<redmagic_ir::Recorded>)]) {
     for (ty, address, value, recorded) in stores {
         let store = trace.append(segment, Inst::store(*ty, *address, *value));
         let address = recorded.map(|recorded| redmagic_ir::Recorded { value: 0, ..recorded });

@@ -48,6 +48,8 @@ pub(crate) struct Plan {
     pub extents: Vec<(Extent, bool)>,
     /// Iterations of H2 in a row.
     pub strip: i64,
+    /// What counts H down. H2 does not: it tells how often it has run when it is left.
+    pub tick: Option<Value>,
 }
 
 /// Why a round was in vain.
@@ -241,9 +243,17 @@ impl<'t, 'b> Copier<'t, 'b> {
             return;
         };
         let Some(atom) = self.accesses.atom(class, offset, inst.ty) else { return };
+        let (part, atom) = (atom, self.accesses.atoms[atom].inside.unwrap_or(atom));
         // Who reads below the stack pointer what he has not pushed keeps something there.
         self.red_zone |= !store && self.ends[atom].is_none() && self.accesses.atoms[atom].frame;
         if !self.accesses.atoms[atom].clean {
+            return;
+        }
+        if part != atom {
+            if let Some(whole) = self.ends[atom] {
+                let known = self.part(whole, atom, part);
+                self.scope.unite(value, known);
+            }
             return;
         }
         if store || self.recorded[atom].is_none() {
@@ -328,7 +338,7 @@ impl<'t, 'b> Copier<'t, 'b> {
         self.scope.stats.rewrites.look_at(value);
         let mut inst = self.scope.trace.insts[value];
         match inst.op {
-            Opcode::Const => {}
+            Opcode::Const | Opcode::Tick => {}
             Opcode::Guard | Opcode::GuardNot => self.guard(copy, &inst)?,
             Opcode::Load if is_immutable(self.scope.trace, value) => self.pure(copy, value, inst),
             Opcode::Load | Opcode::Store => self.access(copy, value, inst)?,
@@ -410,7 +420,8 @@ impl<'t, 'b> Copier<'t, 'b> {
             if !self.is_same(address.root, self.scope.resolve(root)) {
                 return Err(Setback::Root(root));
             }
-            let atom = self.accesses.atom(class, offset, inst.ty).filter(|atom| self.accesses.atoms[*atom].clean);
+            let known = |atom: &usize| self.accesses.atoms[self.accesses.atoms[*atom].inside.unwrap_or(*atom)].clean;
+            let atom = self.accesses.atom(class, offset, inst.ty).filter(known);
             if let Some(atom) = atom
                 && self.promoted(copy, value, &inst, atom)
             {
@@ -460,12 +471,25 @@ impl<'t, 'b> Copier<'t, 'b> {
             copy.cells[atom] = Some(stored);
             return self.waits(atom);
         }
-        let Some(known) = copy.cells[atom] else { return false };
-        let known = self.scope.resolve(known);
+        let whole = self.accesses.atoms[atom].inside.unwrap_or(atom);
+        let Some(known) = copy.cells[whole] else { return false };
+        let mut known = self.scope.resolve(known);
+        if whole != atom {
+            known = self.part(known, whole, atom);
+            self.place(copy);
+        }
         if known != value {
             copy.env.insert(value, known);
         }
         true
+    }
+
+    /// What an atom that is a part of another one holds when that one holds `value`.
+    fn part(&mut self, value: Value, whole: usize, part: usize) -> Value {
+        let (whole, part) = (self.accesses.atoms[whole], self.accesses.atoms[part]);
+        let shift = self.scope.constant(Type::I8, (part.offset - whole.offset) * 8);
+        let shifted = self.scope.binary(Opcode::Lshr, whole.ty, value, shift);
+        self.scope.emit(Inst::unary(Opcode::Trunc, part.ty, shifted))
     }
 
     /// Whether stores to an atom wait until they are needed.
@@ -530,7 +554,8 @@ impl<'t, 'b> Copier<'t, 'b> {
                 }
             } else if let Some(address) = inst.address().filter(|address| !address.index.is_some())
                 && let Some((class, offset)) = self.accesses.place(address.root, i64::from(address.offset))
-                && self.accesses.atom(class, offset, inst.ty) == Some(at)
+                && let Some(found) = self.accesses.atom(class, offset, inst.ty)
+                && self.accesses.atoms[found].inside.unwrap_or(found) == at
             {
                 return inst.op == Opcode::Store;
             }
@@ -639,7 +664,9 @@ impl<'t, 'b> Copier<'t, 'b> {
         let mut preheader = std::mem::take(&mut self.made);
         preheader.extend(&copy.preheader);
         let strip = (STRIP / insts.len().max(1) as i64).clamp(64, 60_000);
-        Some(Plan { constants, preheader, params, insts, exits, flush, back, accesses: self.accesses, extents, strip })
+        let tick = body.insts.iter().copied().find(|value| self.scope.trace.insts[*value].op == Opcode::Tick);
+        let accesses = self.accesses;
+        Some(Plan { constants, preheader, params, insts, exits, flush, back, accesses, extents, strip, tick })
     }
 
     /// The varying accesses that matter, each once.

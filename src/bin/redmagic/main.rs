@@ -301,7 +301,7 @@ fn lift(hex: &str, start: u64, is_loop: bool) -> Result<String, Failure> {
         })
         .collect();
     let end = if is_loop { End::Loop } else { End::Exit { pc: end } };
-    let recording = Recording { name: "lifted".to_owned(), start, events, end, regions: Vec::new() };
+    let recording = Recording { name: "lifted".to_owned(), start, events, end, regions: Vec::new(), meter: None };
     let lifted = redmagic_lift::lift(&recording, &Bytes { start, bytes }).map_err(Failure::Lift)?;
     Ok(lifted.trace.to_string())
 }

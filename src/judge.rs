@@ -1,0 +1,383 @@
+//! Whether traces pay: a loop keeps its trace only if it runs faster with it than without.
+//!
+//! Tracing does not help every program: where paths are many, or most of the time goes into functions that a compiler has
+//! optimised already, a trace can be slower than the interpreter. Nothing of that can be seen in the trace. So passes of
+//! a loop's anchor are timed in *windows*, before it is recorded and while it has a trace.
+//!
+//! # States of a loop
+//! ```text
+//! cold ─► Interpreting ─► Measured ─► Trial: with, without, with, without, … ─► Kept ─► Trial again, much later
+//!            ▲                          │
+//!            └──────── dropped ◄────────┘
+//! ```
+//! A trial compares windows that follow each other, because what the loop does changes with time. For windows without, the
+//! trace is set aside: its loop has no function, nothing leads there, and threads that are in it leave by the meter.
+//!
+//! # Invariants
+//! - A verdict changes only where time goes: which code runs, never what it does.
+//! - Traces count passes down in a *meter*, which no guest memory overlaps (see the opcode `tick`). Below zero they
+//!   leave at the loop's start, where the state is that of an anchor.
+//! - Time for recording and compiling is not a loop's.
+//!
+//! # Worked example
+//! 64 passes take 200 µs before the recording, so windows have 64 passes. With the trace four of five windows take 840 µs
+//! together, without it 760 µs: the trace is dropped with its side traces, and the loop is recorded again much later.
+
+use crate::loops::Loop;
+use crate::memory::thread_time;
+use crate::options::{Check, Engine};
+use crate::recorder::Origin;
+use crate::runtime::{Runtime, Shared};
+use crate::stats::COUNTERS;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed, Ordering::Release};
+
+/// Passes in the first window, and the least in any.
+const PASSES: i64 = 64;
+/// The most passes in a window of a trial.
+const MOST_PASSES: i64 = 1 << 14;
+/// What a window of a trial takes, in nanoseconds, if that is possible.
+const WINDOW_NS: u64 = 100_000;
+/// Windows of either kind in a trial. The longest of each does not count: something may have disturbed it.
+const ROUNDS: u32 = 5;
+/// From one trial of a loop to the next, in windows of the first; each further distance is so many times as long.
+const DISTANCE: i64 = 64;
+/// Loops that are hot sooner are not measured.
+const LEAST_HEAT: u32 = 2 * PASSES as u32;
+/// What a meter stands at when nobody waits for it.
+const NEVER: i64 = i64::MAX / 2;
+/// Traces of a loop that were too slow, after which it is left alone.
+const MOST_DISMISSALS: u32 = 4;
+/// A loop whose trace was slow is looked at again after so many times the threshold, and each time later.
+const MUCH_LATER: u32 = 256;
+
+/// Loops with the same number modulo this share a meter: their windows become useless, and nothing else.
+const METERS: usize = 1 << 14;
+
+static METER_TABLE: [AtomicI64; METERS] = [const { AtomicI64::new(NEVER) }; METERS];
+
+fn meter(own: &Loop) -> &'static AtomicI64 {
+    &METER_TABLE[own.number as usize % METERS]
+}
+
+/// Where the meter of a loop is.
+pub fn meter_address(own: &Loop) -> u64 {
+    std::ptr::from_ref(meter(own)) as u64
+}
+
+/// Where all meters are: start and end.
+pub fn meters() -> (u64, u64) {
+    let range = METER_TABLE.as_ptr_range();
+    (range.start as u64, range.end as u64)
+}
+
+/// A stretch of passes that is timed.
+#[derive(Clone, Copy)]
+struct Window {
+    /// The thread's time at its start: what other processes do meanwhile is not the loop's.
+    began: u64,
+    /// What the process had spent on recording and compiling by then.
+    overhead: u64,
+}
+
+impl Window {
+    fn open() -> Window {
+        Window { overhead: overhead(), began: thread_time() }
+    }
+
+    /// Picoseconds per pass.
+    fn close(self, passes: i64) -> u64 {
+        let time = thread_time().saturating_sub(self.began);
+        let own = time.saturating_sub(overhead() - self.overhead);
+        own.saturating_mul(1000) / passes.max(1) as u64
+    }
+}
+
+fn overhead() -> u64 {
+    COUNTERS.recording_ns.load(Relaxed) + COUNTERS.compile_ns.load(Relaxed)
+}
+
+/// Times of windows, in picoseconds per pass.
+#[derive(Clone, Copy, Default)]
+struct Times {
+    all: u64,
+    longest: u64,
+}
+
+impl Times {
+    fn add(&mut self, time: u64) {
+        self.all = self.all.saturating_add(time);
+        self.longest = self.longest.max(time);
+    }
+
+    fn sum(self) -> u64 {
+        self.all - self.longest
+    }
+}
+
+/// A comparison of a loop's times with and without its trace.
+#[derive(Clone, Copy)]
+struct Trial {
+    /// Passes in a window.
+    passes: i64,
+    /// The windows with the trace, and without it.
+    traced: Times,
+    interpreted: Times,
+    /// Windows with the trace so far.
+    rounds: u32,
+    /// The function that is set aside, while it is.
+    aside: Option<u64>,
+    /// The open window.
+    window: Option<Window>,
+    /// From this trial to the next, in passes.
+    distance: i64,
+}
+
+impl Trial {
+    fn new(passes: i64, distance: i64) -> Trial {
+        Trial {
+            passes,
+            traced: Times::default(),
+            interpreted: Times::default(),
+            rounds: 0,
+            aside: None,
+            window: None,
+            distance,
+        }
+    }
+
+    /// What the trace will have saved until the next trial, in nanoseconds.
+    fn saves(&self) -> u64 {
+        let picoseconds = self.interpreted.sum().saturating_sub(self.traced.sum()) / u64::from(ROUNDS - 1);
+        u64::try_from(u128::from(picoseconds) * self.distance.max(0) as u128 / 1000).unwrap_or(u64::MAX)
+    }
+
+    /// Whether the trace is faster, by more than chance.
+    fn pays(&self) -> bool {
+        self.traced.sum().saturating_mul(20) <= self.interpreted.sum().saturating_mul(19)
+    }
+}
+
+/// What is known of a loop's times.
+#[derive(Clone, Copy)]
+enum State {
+    /// A window in the interpreter is open, before the recording.
+    Interpreting(Window),
+    /// What a pass took in the interpreter, in picoseconds.
+    Measured(u64),
+    /// The trace is compared with the interpreter.
+    Trial(Trial),
+    /// The trace stays until the next trial, whose windows have so many passes; the distance to the one after.
+    Kept(i64, i64),
+}
+
+/// The states of all loops that are not cold, by number.
+#[derive(Default)]
+pub struct Docket(HashMap<u32, State>);
+
+impl Docket {
+    /// Nothing is known of the loop any more.
+    pub fn strike(&mut self, own: &Loop) {
+        self.0.remove(&own.number);
+    }
+}
+
+/// What to do at a hot anchor without a trace.
+pub enum Hot {
+    /// Record the loop.
+    Record,
+    /// Go on in the interpreter.
+    Wait,
+    /// Enter this function.
+    Enter(u64),
+}
+
+fn is_judging(runtime: &Runtime, shared: &Shared) -> bool {
+    let options = &shared.options;
+    options.judge
+        && options.check == Check::Off
+        && options.backend == Engine::Native
+        && runtime.hot_loop() >= LEAST_HEAT
+}
+
+/// Whether a loop may be recorded from an exit that leads to its anchor.
+pub fn may_record(runtime: &'static Runtime, own: &Loop) -> bool {
+    let shared = runtime.lock();
+    !is_judging(runtime, &shared) || matches!(shared.docket.0.get(&own.number), Some(State::Measured(_)))
+}
+
+/// A hot anchor without a trace.
+pub fn hot(runtime: &'static Runtime, own: &'static Loop) -> Hot {
+    let mut locked = runtime.lock();
+    let shared = &mut *locked;
+    if !is_judging(runtime, shared) {
+        return Hot::Record;
+    }
+    match shared.docket.0.get(&own.number).copied() {
+        // Where every pass comes here, timing them would time us.
+        None if runtime.is_pinned(own.id) => Hot::Record,
+        None => {
+            wait(runtime, own, PASSES);
+            shared.docket.0.insert(own.number, State::Interpreting(Window::open()));
+            Hot::Wait
+        }
+        Some(State::Interpreting(window)) => {
+            shared.docket.0.insert(own.number, State::Measured(window.close(PASSES)));
+            Hot::Record
+        }
+        Some(State::Measured(_) | State::Kept(..)) => Hot::Record,
+        Some(State::Trial(trial)) => without(runtime, shared, own, trial),
+    }
+}
+
+/// Lets a window of passes go by in the interpreter.
+fn wait(runtime: &Runtime, own: &Loop, passes: i64) {
+    own.heat.store(0, Relaxed);
+    runtime.count_down(own.id, passes as i32);
+}
+
+/// A hot anchor while the loop's trace is set aside: a window without it begins or ends.
+fn without(runtime: &'static Runtime, shared: &mut Shared, own: &'static Loop, mut trial: Trial) -> Hot {
+    let Some(function) = trial.aside else { return Hot::Wait };
+    let Some(window) = trial.window else {
+        wait(runtime, own, trial.passes);
+        trial.window = Some(Window::open());
+        shared.docket.0.insert(own.number, State::Trial(trial));
+        return Hot::Wait;
+    };
+    trial.interpreted.add(window.close(trial.passes));
+    if trial.rounds == ROUNDS {
+        let text = format!(
+            "loop {} at {:#x}: some passes take {} ps with its trace, {} ps without",
+            own.number,
+            own.site,
+            trial.traced.sum(),
+            trial.interpreted.sum()
+        );
+        if !trial.pays() {
+            shared.note(2, "slower than the interpreter", &text);
+            dismiss(runtime, shared, own);
+            return Hot::Wait;
+        }
+        shared.log(3, &text);
+        shared.saved = shared.saved.saturating_add(trial.saves());
+        meter(own).store(trial.distance, Relaxed);
+        shared
+            .docket
+            .0
+            .insert(own.number, State::Kept(trial.passes, trial.distance.saturating_mul(DISTANCE).min(NEVER)));
+    } else {
+        with(shared, own, trial);
+    }
+    own.function.store(function, Release);
+    runtime.pin(own.id);
+    Hot::Enter(function)
+}
+
+/// Begins a window with the trace.
+fn with(shared: &mut Shared, own: &Loop, mut trial: Trial) {
+    (trial.aside, trial.window) = (None, Some(Window::open()));
+    shared.docket.0.insert(own.number, State::Trial(trial));
+    meter(own).store(trial.passes, Relaxed);
+}
+
+/// Drops the trace of a loop. It may be recorded again, much later.
+fn dismiss(runtime: &'static Runtime, shared: &mut Shared, own: &'static Loop) {
+    runtime.drop_tree(shared, own);
+    let dismissals = own.dismissals.fetch_add(1, Relaxed) + 1;
+    if dismissals >= MOST_DISMISSALS {
+        own.disabled.store(true, Relaxed);
+    }
+    let delay = runtime.hot_loop().saturating_mul(MUCH_LATER).saturating_mul(1 << (4 * (dismissals - 1).min(4)));
+    own.heat.store(i32::try_from(delay).unwrap_or(i32::MAX), Relaxed);
+}
+
+/// The loop has a trace from now on.
+pub fn installed(runtime: &Runtime, shared: &mut Shared, own: &'static Loop) {
+    match shared.docket.0.remove(&own.number) {
+        Some(State::Measured(interpreted)) if is_judging(runtime, shared) => {
+            let passes = (WINDOW_NS * 1000 / interpreted.max(1)) as i64;
+            let passes = passes.clamp(PASSES, MOST_PASSES);
+            // The first window is not timed: what is new is slow, and this time is the compiler's.
+            shared.docket.0.insert(own.number, State::Kept(passes, passes * DISTANCE));
+            meter(own).store(passes, Relaxed);
+        }
+        _ => meter(own).store(NEVER, Relaxed),
+    }
+}
+
+/// A meter has run out in a trace. Returns whether the loop goes on in its trace.
+pub fn ran_out(runtime: &'static Runtime, own: &'static Loop) -> bool {
+    let mut locked = runtime.lock();
+    let shared = &mut *locked;
+    match shared.docket.0.get(&own.number).copied() {
+        Some(State::Kept(passes, distance)) => with(shared, own, Trial::new(passes, distance)),
+        Some(State::Trial(mut trial)) if trial.aside.is_none() => {
+            // The second copy of a loop looks at the meter seldom, and leaves it far below zero.
+            let passed = trial.passes.saturating_sub(meter(own).load(Relaxed));
+            let Some(window) = trial.window else { return true };
+            trial.traced.add(window.close(passed));
+            trial.rounds += 1;
+            (trial.aside, trial.window) = (Some(runtime.set_aside(shared, own)), None);
+            own.heat.store(0, Relaxed);
+            meter(own).store(0, Relaxed);
+            shared.docket.0.insert(own.number, State::Trial(trial));
+            return false;
+        }
+        _ => meter(own).store(if own.function.load(Relaxed) == 0 { 0 } else { NEVER }, Relaxed),
+    }
+    own.function.load(Relaxed) != 0
+}
+
+impl Runtime {
+    /// Drops the trace of a loop with its side traces, and theirs.
+    fn drop_tree(&self, shared: &mut Shared, own: &Loop) {
+        let mut tree = HashSet::new();
+        // A side trace has a greater number than the trace that it begins in.
+        for (number, unit) in shared.units.iter().enumerate() {
+            let belongs = match unit.origin {
+                Origin::Anchor(root) => root.number == own.number,
+                Origin::Exit { unit, .. } => tree.contains(&unit),
+            };
+            if belongs {
+                tree.insert(number as u32);
+            }
+        }
+        let functions: HashSet<u64> =
+            tree.iter().filter_map(|number| shared.units.get(*number as usize)).map(|unit| unit.function).collect();
+        self.drop_units(shared, |unit| functions.contains(&unit.function));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trial(traced: &[u64], interpreted: &[u64]) -> Trial {
+        let mut trial = Trial::new(PASSES, 1_000_000);
+        traced.iter().for_each(|time| trial.traced.add(*time));
+        interpreted.iter().for_each(|time| trial.interpreted.add(*time));
+        trial
+    }
+
+    #[test]
+    fn the_longest_window_does_not_count() {
+        assert!(trial(&[50, 50, 9000, 50, 50], &[100; 5]).pays());
+        assert!(!trial(&[50, 50, 9000, 9000, 50], &[100; 5]).pays());
+    }
+
+    #[test]
+    fn a_trace_has_to_be_faster_by_more_than_chance() {
+        assert!(!trial(&[100; 5], &[100; 5]).pays());
+        assert!(!trial(&[96; 5], &[100; 5]).pays());
+        assert!(trial(&[94; 5], &[100; 5]).pays());
+    }
+
+    #[test]
+    fn what_is_saved_may_be_spent() {
+        // A million passes that take 60 ps less each.
+        assert_eq!(trial(&[40; 5], &[100; 5]).saves(), 60_000);
+        assert_eq!(trial(&[100; 5], &[40; 5]).saves(), 0);
+        assert_eq!(trial(&[0; 5], &[u64::MAX / 8; 5]).saves(), u64::MAX);
+    }
+}
