@@ -144,8 +144,8 @@ pub fn replay(trace: &Trace, recorder: &Recorder, log: &CheckLog, context: &Cont
     for epoch in 0..=calls.len() {
         let first = epoch.checked_sub(1).map_or(0, |before| calls[before] + 1);
         let end = calls.get(epoch).copied();
-        let fresh = epoch == 0 || effect_of(recorder, calls[epoch - 1]) == CallEffect::Any;
-        guest.begin_epoch(fresh, first, end.map_or(u32::MAX, |end| end + 1));
+        let effect = epoch.checked_sub(1).map_or(CallEffect::Any, |before| effect_of(recorder, calls[before]));
+        guest.begin_epoch(effect, first, end.map_or(u32::MAX, |end| end + 1));
         let outcome = match resume {
             None => machine.enter(&once, &mut guest, FUEL),
             Some(segment) => machine.resume(&once, segment, &mut guest, FUEL),
@@ -209,6 +209,8 @@ struct Byte {
     expected: Option<u8>,
     /// The trace has written it.
     written: bool,
+    /// A callee may have written it since, if it is errno.
+    unsure: bool,
 }
 
 struct Replay<'a> {
@@ -220,21 +222,25 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    /// Memory as the entries `first..end` saw it first, and what they left; beside what is known already if this is no
-    /// `fresh` epoch.
-    fn begin_epoch(&mut self, fresh: bool, first: u32, end: u32) {
-        if fresh {
-            self.memory.clear();
-        }
+    /// Memory as the entries `first..end` saw it first, and what they left; beside what is known already and the call before
+    /// them, with this effect, has not changed.
+    fn begin_epoch(&mut self, effect: CallEffect, first: u32, end: u32) {
         let from = self.log.accesses.partition_point(|access| access.step < first);
+        match effect {
+            CallEffect::Any => self.memory.clear(),
+            CallEffect::Errno => self.memory.values_mut().for_each(|byte| byte.unsure = true),
+            CallEffect::Reads | CallEffect::None => {}
+        }
         for access in self.log.accesses[from..].iter().take_while(|access| access.step < end) {
             for at in 0..access.size {
                 let byte = |value: u128| (value >> (at * 8)) as u8;
-                let entry = self.memory.entry(access.address.wrapping_add(u64::from(at))).or_insert(Byte {
-                    now: byte(access.before),
-                    expected: None,
-                    written: false,
-                });
+                let address = access.address.wrapping_add(u64::from(at));
+                let new = Byte { now: byte(access.before), expected: None, written: false, unsure: false };
+                let entry = self.memory.entry(address).or_insert(new);
+                // Traces, too, take every cell that is smaller than a word for errno.
+                if entry.unsure && access.size < 8 {
+                    *entry = new;
+                }
                 if access.writes {
                     entry.expected = Some(byte(access.after));
                 }
@@ -266,13 +272,19 @@ impl Replay<'_> {
             let (expected, found) = (context.slot(slot), self.slots[slot.index()]);
             let listed = exit.get(slot);
             let defined = listed != Some(ExitValue::Undefined)
-                && !(closes && listed.is_none())
+                && !(listed.is_none() && (closes || self.has_ended(slot)))
                 && is_defined(self.recorder, slot);
             if defined && expected != found {
                 return Err(Difference::Register { slot, expected, found });
             }
         }
         Ok(())
+    }
+
+    /// Whether a vector register has ended somewhere in the recording, where the recorder has set it to 0: if the trace does
+    /// not list it, it is as it was.
+    fn has_ended(&self, slot: Slot) -> bool {
+        slot.as_xmm().is_some() && self.recorder.log.iter().any(|entry| !keeps(entry, slot))
     }
 
     /// What the callee of entry `step` has left.
@@ -330,7 +342,7 @@ impl Guest for Replay<'_> {
     fn store(&mut self, address: u64, bytes: u32, value: u128) -> Result<(), Fault> {
         for at in 0..u64::from(bytes) {
             let byte = (value >> (at * 8)) as u8;
-            let unknown = Byte { now: byte, expected: None, written: true };
+            let unknown = Byte { now: byte, expected: None, written: true, unsure: false };
             let entry = self.memory.entry(address.wrapping_add(at)).or_insert(unknown);
             (entry.now, entry.written) = (byte, true);
         }

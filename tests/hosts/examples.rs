@@ -113,7 +113,8 @@ impl Loop<'_> {
 
     /// Additions and subtractions of the guest's.
     fn arithmetic(&self) -> usize {
-        self.count(&[Opcode::Add, Opcode::Sub]) - usize::from(self.counted)
+        // The counter, and what its meter is at exits.
+        self.count(&[Opcode::Add, Opcode::Sub]) - 2 * usize::from(self.counted)
     }
 
     fn accesses(&self) -> usize {
