@@ -138,7 +138,7 @@ pub fn replay(trace: &Trace, recorder: &Recorder, log: &CheckLog, context: &Cont
     let calls: Vec<u32> = (0..recorder.log.len() as u32)
         .filter(|step| matches!(recorder.log[*step as usize].kind, EntryKind::Call { .. }))
         .collect();
-    let mut guest = Replay { slots: log.start, recorder, log, memory: HashMap::new(), next_state: 0 };
+    let mut guest = Replay { slots: log.start, recorder, log, memory: HashMap::new(), next_state: 0, disturbed: false };
     let mut machine = Machine::new(&once);
     let mut resume: Option<Segment> = None;
     for epoch in 0..=calls.len() {
@@ -146,6 +146,9 @@ pub fn replay(trace: &Trace, recorder: &Recorder, log: &CheckLog, context: &Cont
         let end = calls.get(epoch).copied();
         let effect = epoch.checked_sub(1).map_or(CallEffect::Any, |before| effect_of(recorder, calls[before]));
         guest.begin_epoch(effect, first, end.map_or(u32::MAX, |end| end + 1));
+        if guest.disturbed {
+            return Ok(false);
+        }
         let outcome = match resume {
             None => machine.enter(&once, &mut guest, FUEL),
             Some(segment) => machine.resume(&once, segment, &mut guest, FUEL),
@@ -219,6 +222,8 @@ struct Replay<'a> {
     log: &'a CheckLog,
     memory: HashMap<u64, Byte>,
     next_state: usize,
+    /// Another thread has changed memory during the recording: what the trace would read is not known.
+    disturbed: bool,
 }
 
 impl Replay<'_> {
@@ -231,10 +236,13 @@ impl Replay<'_> {
             CallEffect::Errno => self.memory.values_mut().for_each(|byte| byte.unsure = true),
             CallEffect::Reads | CallEffect::None => {}
         }
+        let mut seen: HashMap<u64, u8> = HashMap::new();
         for access in self.log.accesses[from..].iter().take_while(|access| access.step < end) {
             for at in 0..access.size {
                 let byte = |value: u128| (value >> (at * 8)) as u8;
                 let address = access.address.wrapping_add(u64::from(at));
+                let after = if access.writes { byte(access.after) } else { byte(access.before) };
+                self.disturbed |= seen.insert(address, after).is_some_and(|last| last != byte(access.before));
                 let new = Byte { now: byte(access.before), expected: None, written: false, unsure: false };
                 let entry = self.memory.entry(address).or_insert(new);
                 // Traces, too, take every cell that is smaller than a word for errno.

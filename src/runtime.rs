@@ -20,7 +20,7 @@ use crate::log;
 use crate::loops::{Loop, Loops};
 use crate::memory::{Arena, SignalsBlocked};
 use crate::modules::Modules;
-use crate::options::{Check, Engine, OptionError, Options};
+use crate::options::{Check, OptionError, Options};
 use crate::pieces::{self, Counts, VectorState};
 use crate::recorder::Origin;
 use crate::recorder::places::Terms;
@@ -43,8 +43,6 @@ pub use crate::functions::Api;
 
 const COUNTERS_LOG2: u32 = 14;
 const COUNTER_COUNT: usize = 1 << COUNTERS_LOG2;
-/// What every process may spend on recording and compiling, in nanoseconds.
-const FREE_BUDGET: u64 = 30_000_000;
 /// Address space for code. Only what is used costs memory.
 const ARENA_BYTES: usize = 256 << 20;
 
@@ -407,15 +405,6 @@ impl Runtime {
         }
     }
 
-    /// Whether recording and compiling may take more time now.
-    ///
-    /// A trace costs milliseconds and gains a little every time that it runs. Programs of many paths would spend more on
-    /// traces than these gain: then the next ones wait until the process has run for longer.
-    pub fn may_compile(&'static self) -> bool {
-        let spent = COUNTERS.recording_ns.load(Relaxed) + COUNTERS.compile_ns.load(Relaxed);
-        self.lock().budget().is_none_or(|budget| spent <= budget)
-    }
-
     /// Says how a function is treated from now on.
     pub fn treat(&'static self, function: u64, treatment: Treatment) {
         let mut shared = self.lock();
@@ -601,30 +590,6 @@ fn unlink(shared: &mut Shared, goes: impl Fn(u32) -> bool) {
 }
 
 impl Shared {
-    /// The time that recording and compiling may have taken by now, in nanoseconds; `None` if there is no limit.
-    pub fn budget(&self) -> Option<u64> {
-        /// Of the process's time, what may be spent at most because it was saved.
-        const SAVED_SHARE: u64 = 4;
-        let Options { compile_share, check, backend, .. } = self.options;
-        let limited = compile_share != 0 && check == Check::Off && backend == Engine::Native;
-        limited.then(|| {
-            let time = crate::memory::process_time();
-            FREE_BUDGET + time / 100 * u64::from(compile_share) + self.saved.min(time / SAVED_SHARE)
-        })
-    }
-
-    /// The process's time, in nanoseconds, when something may be done that takes `cost`: it may take a quarter of what may be
-    /// spent, or half of what is free. `None` if it may be done now.
-    pub fn affordable_after(&self, cost: u64) -> Option<u64> {
-        if cost <= FREE_BUDGET / 2 {
-            return None;
-        }
-        let needed = cost.saturating_mul(4);
-        let missing = needed.checked_sub(self.budget()?).filter(|missing| *missing != 0)?;
-        let share = u64::from(self.options.compile_share).max(1);
-        Some(crate::memory::process_time().saturating_add(missing.saturating_mul(100) / share))
-    }
-
     /// The slot of the instruction at `pc`, made if it is new.
     fn slot(&mut self, pc: u64) -> Option<&'static SlotInfo> {
         if let Some(slot) = self.slots.get(&pc) {

@@ -1,6 +1,6 @@
 //! Every instruction of the corpus, from many states: hardware against compiled code, and against the evaluator.
 //!
-//! `REDMAGIC_FUZZ_STATES=n` sets the number of states for each instruction. The program `soak` goes on for as long as one
+//! `REDMAGIC_FUZZ_STATES=n` sets the number of states for each instruction. The program `pairs` goes on for as long as one
 //! likes.
 
 use redmagic_fuzz::bench::Bench;

@@ -20,7 +20,7 @@ static void begin(void) { inside = behind = 0; }
 
 /* Says how a loop went; `regular` if it must have been traced behind its regions. */
 static void end(const char *name, unsigned long result, int regular) {
-    const char *back = !regular || !watching || behind > N / 2 ? "yes" : "no";
+    const char *back = !regular || !watching || behind > N / 8 ? "yes" : "no";
     printf("%s: %lx, in the region: %ld, behind it: %s\n", name, result, inside, back);
 }
 

@@ -4,7 +4,7 @@
 //! v3 + 16 x, and all such accesses lie in the `16 * (v2 - 1) + size` bytes at v3.
 
 use crate::scope::Scope;
-use redmagic_ir::{Address, Opcode, Type, Value};
+use redmagic_ir::{Address, Inst, Opcode, Type, Value};
 
 /// Memory that a varying access stays in: from `base + offset` on, `scale * (bound - 1) + size` bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,4 +81,14 @@ pub(crate) fn extent(scope: &Scope, address: &Address, size: i64, limits: &[(Val
             Some(Extent { base: base.value, offset, bound: scope.resolve(bound), scale, size })
         })
     })
+}
+
+/// The unsigned comparison `a < b` that holds if `inst` is `truth`.
+pub(crate) fn less(inst: &Inst, truth: bool) -> Option<(Value, Value)> {
+    let [a, b, _] = inst.args;
+    match (inst.op, truth) {
+        (Opcode::Ult, true) => Some((a, b)),
+        (Opcode::Ule, false) => Some((b, a)),
+        _ => None,
+    }
 }

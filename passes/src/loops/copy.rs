@@ -192,7 +192,7 @@ impl<'t, 'b> Copier<'t, 'b> {
                 Opcode::Guard | Opcode::GuardNot => {
                     let test = self.scope.resolve(inst.args[0]);
                     let expected = inst.op == Opcode::Guard;
-                    limits.extend(less(&self.scope.def(test), expected));
+                    limits.extend(bounds::less(&self.scope.def(test), expected));
                     self.scope.assume(test, expected);
                 }
                 _ if scope::is_numbered(inst.op) => self.scope.note(value),
@@ -697,14 +697,4 @@ fn mark(changing: &mut Vec<bool>, value: Value) {
         changing.resize(value.index() + 1, false);
     }
     changing[value.index()] = true;
-}
-
-/// The unsigned comparison `a < b` that holds if `inst` is `truth`.
-fn less(inst: &Inst, truth: bool) -> Option<(Value, Value)> {
-    let [a, b, _] = inst.args;
-    match (inst.op, truth) {
-        (Opcode::Ult, true) => Some((a, b)),
-        (Opcode::Ule, false) => Some((b, a)),
-        _ => None,
-    }
 }

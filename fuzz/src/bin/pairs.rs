@@ -1,6 +1,6 @@
 //! Compares hardware and compiled code until a number of pairs or of seconds is reached.
 //!
-//! `cargo run --release -p redmagic-fuzz --bin soak -- 1000000000 1500` makes a thousand million pairs, in at most 25
+//! `cargo run --release -p redmagic-fuzz --bin pairs -- 1000000000 1500` makes a thousand million pairs, in at most 25
 //! minutes: rounds over the corpus, with other states and other compiled code in each. A finding is printed as a file for
 //! `fuzz/findings`, and the soak goes on with the next instruction.
 
