@@ -8,7 +8,7 @@
 //!   [`reduce`](mod@reduce) makes failing blocks small.
 //! - [`undefined`] is the declared list of what comparisons may leave out: flags that the architecture leaves undefined.
 //!
-//! - [`bench`] holds all that a comparison needs, [`finding`] is a difference as text, [`shrink`](mod@shrink) makes failing
+//! - [`bench`](mod@bench) holds all that a comparison needs, [`finding`] is a difference as text, [`shrink`](mod@shrink) makes failing
 //!   traces small, and [`targets`] are the five fuzz targets.
 //!
 //! The tests in `tests/` put them together: every instruction is lifted, evaluated, and compared with the hardware.
