@@ -17,7 +17,8 @@
 //! - A verdict changes only where time goes: which code runs, never what it does.
 //! - Traces count passes down in a *meter*, which no guest memory overlaps (see the opcode `tick`). Below zero they
 //!   leave at the loop's start, where the state is that of an anchor.
-//! - Time for recording and compiling is not a loop's.
+//! - Time for recording and compiling is not a loop's. A trial in which something was recorded finds against no trace: side
+//!   traces are still being made.
 //!
 //! # Worked example
 //! 64 passes take 200 µs before the recording, so windows have 64 passes. With the trace four of five windows take 840 µs
@@ -40,8 +41,12 @@ const MOST_PASSES: i64 = 1 << 14;
 const WINDOW_NS: u64 = 100_000;
 /// Windows of either kind in a trial. The longest of each does not count: something may have disturbed it.
 const ROUNDS: u32 = 5;
-/// From one trial of a loop to the next, in windows of the first; each further distance is so many times as long.
+/// From the first trial of a loop to the next, in windows.
 const DISTANCE: i64 = 64;
+/// Each further distance is so many times as long.
+const GROWTH: i64 = 8;
+/// Trials that are repeated because side traces were made meanwhile.
+const PATIENCE: u32 = 8;
 /// Loops that are hot sooner are not measured.
 const LEAST_HEAT: u32 = 2 * PASSES as u32;
 /// What a meter stands at when nobody waits for it.
@@ -93,6 +98,10 @@ impl Window {
     }
 }
 
+fn recordings() -> u64 {
+    COUNTERS.recordings.load(Relaxed)
+}
+
 fn overhead() -> u64 {
     COUNTERS.recording_ns.load(Relaxed) + COUNTERS.compile_ns.load(Relaxed)
 }
@@ -131,6 +140,10 @@ struct Trial {
     window: Option<Window>,
     /// From this trial to the next, in passes.
     distance: i64,
+    /// Recordings of the process when it began.
+    recordings: u64,
+    /// Trials before this one that came too early.
+    early: u32,
 }
 
 impl Trial {
@@ -143,6 +156,8 @@ impl Trial {
             aside: None,
             window: None,
             distance,
+            recordings: recordings(),
+            early: 0,
         }
     }
 
@@ -246,32 +261,34 @@ fn without(runtime: &'static Runtime, shared: &mut Shared, own: &'static Loop, m
         return Hot::Wait;
     };
     trial.interpreted.add(window.close(trial.passes));
-    if trial.rounds == ROUNDS {
-        let text = format!(
-            "loop {} at {:#x}: some passes take {} ps with its trace, {} ps without",
-            own.number,
-            own.site,
-            trial.traced.sum(),
-            trial.interpreted.sum()
-        );
-        if !trial.pays() {
-            shared.note(2, "slower than the interpreter", &text);
-            dismiss(runtime, shared, own);
-            return Hot::Wait;
-        }
-        shared.log(3, &text);
-        shared.saved = shared.saved.saturating_add(trial.saves());
-        meter(own).store(trial.distance, Relaxed);
-        shared
-            .docket
-            .0
-            .insert(own.number, State::Kept(trial.passes, trial.distance.saturating_mul(DISTANCE).min(NEVER)));
-    } else {
+    let early = trial.recordings != recordings() && trial.early < PATIENCE;
+    if trial.rounds < ROUNDS {
         with(shared, own, trial);
+    } else if !trial.pays() && early {
+        with(shared, own, Trial { early: trial.early + 1, ..Trial::new(trial.passes, trial.distance) });
+    } else if !keep_or_dismiss(runtime, shared, own, &trial) {
+        return Hot::Wait;
     }
     own.function.store(function, Release);
     runtime.pin(own.id);
     Hot::Enter(function)
+}
+
+/// The verdict on a trace, after its trial. Returns whether it stays.
+fn keep_or_dismiss(runtime: &'static Runtime, shared: &mut Shared, own: &'static Loop, trial: &Trial) -> bool {
+    let (with, without) = (trial.traced.sum(), trial.interpreted.sum());
+    let text = format!("loop {} at {:#x}: {with} ps with its trace, {without} ps without", own.number, own.site);
+    if !trial.pays() {
+        shared.note(2, "slower than the interpreter", &text);
+        dismiss(runtime, shared, own);
+        return false;
+    }
+    shared.log(3, &text);
+    shared.saved = shared.saved.saturating_add(trial.saves());
+    meter(own).store(trial.distance, Relaxed);
+    let distance = trial.distance.saturating_mul(GROWTH).min(NEVER);
+    shared.docket.0.insert(own.number, State::Kept(trial.passes, distance));
+    true
 }
 
 /// Begins a window with the trace.

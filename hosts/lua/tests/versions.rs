@@ -43,8 +43,7 @@ fn every_command_line() {
     write("first_line.lua", "#!/usr/bin/lua\nprint('after')\n");
     let object = "error(setmetatable({}, {__tostring = function() return 'T' end}))";
     let odd = "error(setmetatable({}, {__tostring = function() return 1 end}))";
-    let closing =
-        "for i = 1, 9 do local t <close> = setmetatable({}, {__close = function(_, e) print(e) end}) if i > 2 then error 'c' end end";
+    let closing = "for i = 1, 9 do local t <close> = setmetatable({}, {__close = function(_, e) print(e) end}) if i > 2 then error 'c' end end";
     let lines: &[&[&str]] = &[
         &["-v"],
         &["-v", "-e", "print(1)"],
