@@ -245,8 +245,8 @@ impl Replay<'_> {
                 self.disturbed |= seen.insert(address, after).is_some_and(|last| last != byte(access.before));
                 let new = Byte { now: byte(access.before), expected: None, written: false, unsure: false };
                 let entry = self.memory.entry(address).or_insert(new);
-                // Traces, too, take every cell that is smaller than a word for errno.
-                if entry.unsure && access.size < 8 {
+                // Traces, too, take every cell that is smaller than a word for errno. What comes first says what it is.
+                if std::mem::take(&mut entry.unsure) && access.size < 8 {
                     *entry = new;
                 }
                 if access.writes {

@@ -16,6 +16,10 @@ struct vm {
     double real;
     int failures;
     char text[32];
+    union {
+        uint64_t whole;
+        uint32_t half[2];
+    } cell;
 };
 
 static struct vm *everywhere;
@@ -44,6 +48,9 @@ OPAQUE double log1p(double x) {
     everywhere->sum += 5;
     return x + 1;
 }
+
+/* What is in memory has to be read again. */
+#define REREAD() __asm__ volatile("" ::: "memory")
 
 enum { MIXED, SUMMED, MEDDLE, LENGTH, LOG, POWER, SHOUT, NEXT, END };
 
@@ -83,8 +90,15 @@ static uint64_t run(const uint8_t *code, struct vm *vm, long passes) {
             vm->real = floor(vm->real * 10) + fmod(vm->real, 0.75);
             break;
         case SHOUT:
+            vm->cell.whole ^= vm->count * 0x123456789u;
             errno = (int)(vm->count & 1);
             vm->real = exp(vm->count & 4 ? 1e6 : 1.0);
+            /* A word that is no errno, read as a whole, written, and read in part. */
+            vm->sum += vm->cell.whole;
+            REREAD();
+            vm->cell.whole = vm->sum * 3;
+            REREAD();
+            vm->sum += vm->cell.half[0];
             vm->sum += (uint64_t)errno * 7;
             if (vm->real > 1e9) vm->real = 0;
             break;
