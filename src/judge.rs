@@ -27,10 +27,10 @@
 use crate::loops::Loop;
 use crate::memory::thread_time;
 use crate::options::{Check, Engine};
-use crate::recorder::Origin;
 use crate::runtime::{Runtime, Shared};
 use crate::stats::COUNTERS;
-use std::collections::{HashMap, HashSet};
+use crate::thread::current_context;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed, Ordering::Release};
 
 /// Passes in the first window, and the least in any.
@@ -83,18 +83,23 @@ struct Window {
     began: u64,
     /// What the process had spent on recording and compiling by then.
     overhead: u64,
+    /// The thread.
+    thread: u64,
 }
 
 impl Window {
     fn open() -> Window {
-        Window { overhead: overhead(), began: thread_time() }
+        Window { thread: current_context() as u64, overhead: overhead(), began: thread_time() }
     }
 
-    /// Picoseconds per pass.
-    fn close(self, passes: i64) -> u64 {
+    /// Picoseconds per pass; `None` on another thread, whose time says nothing.
+    fn close(self, passes: i64) -> Option<u64> {
+        if self.thread != current_context() as u64 {
+            return None;
+        }
         let time = thread_time().saturating_sub(self.began);
         let own = time.saturating_sub(overhead() - self.overhead);
-        own.saturating_mul(1000) / passes.max(1) as u64
+        Some(own.saturating_mul(1000) / passes.max(1) as u64)
     }
 }
 
@@ -124,6 +129,17 @@ impl Times {
     }
 }
 
+/// Which window of a trial is open.
+#[derive(Clone, Copy)]
+enum Phase {
+    /// One with the trace.
+    With(Window),
+    /// None yet: the trace, with this function, was just set aside.
+    Aside(u64),
+    /// One without the trace, with this function.
+    Without(u64, Window),
+}
+
 /// A comparison of a loop's times with and without its trace.
 #[derive(Clone, Copy)]
 struct Trial {
@@ -134,10 +150,7 @@ struct Trial {
     interpreted: Times,
     /// Windows with the trace so far.
     rounds: u32,
-    /// The function that is set aside, while it is.
-    aside: Option<u64>,
-    /// The open window.
-    window: Option<Window>,
+    phase: Phase,
     /// From this trial to the next, in passes.
     distance: i64,
     /// Recordings of the process when it began.
@@ -153,8 +166,7 @@ impl Trial {
             traced: Times::default(),
             interpreted: Times::default(),
             rounds: 0,
-            aside: None,
-            window: None,
+            phase: Phase::With(Window::open()),
             distance,
             recordings: recordings(),
             early: 0,
@@ -207,7 +219,8 @@ pub enum Hot {
     Enter(u64),
 }
 
-fn is_judging(runtime: &Runtime, shared: &Shared) -> bool {
+/// Whether loops are timed at all.
+pub fn is_judging(runtime: &Runtime, shared: &Shared) -> bool {
     let options = &shared.options;
     options.judge
         && options.check == Check::Off
@@ -237,7 +250,8 @@ pub fn hot(runtime: &'static Runtime, own: &'static Loop) -> Hot {
             Hot::Wait
         }
         Some(State::Interpreting(window)) => {
-            shared.docket.0.insert(own.number, State::Measured(window.close(PASSES)));
+            // Where threads share a loop, its windows have the least passes.
+            shared.docket.0.insert(own.number, State::Measured(window.close(PASSES).unwrap_or(u64::MAX)));
             Hot::Record
         }
         Some(State::Measured(_) | State::Kept(..)) => Hot::Record,
@@ -253,25 +267,39 @@ fn wait(runtime: &Runtime, own: &Loop, passes: i64) {
 
 /// A hot anchor while the loop's trace is set aside: a window without it begins or ends.
 fn without(runtime: &'static Runtime, shared: &mut Shared, own: &'static Loop, mut trial: Trial) -> Hot {
-    let Some(function) = trial.aside else { return Hot::Wait };
-    let Some(window) = trial.window else {
-        wait(runtime, own, trial.passes);
-        trial.window = Some(Window::open());
-        shared.docket.0.insert(own.number, State::Trial(trial));
-        return Hot::Wait;
+    let (function, window) = match trial.phase {
+        Phase::With(_) => return Hot::Wait,
+        Phase::Aside(function) => {
+            wait(runtime, own, trial.passes);
+            trial.phase = Phase::Without(function, Window::open());
+            shared.docket.0.insert(own.number, State::Trial(trial));
+            return Hot::Wait;
+        }
+        Phase::Without(function, window) => (function, window),
     };
-    trial.interpreted.add(window.close(trial.passes));
     let early = trial.recordings != recordings() && trial.early < PATIENCE;
-    if trial.rounds < ROUNDS {
-        with(shared, own, trial);
-    } else if !trial.pays() && early {
-        with(shared, own, Trial { early: trial.early + 1, ..Trial::new(trial.passes, trial.distance) });
-    } else if !keep_or_dismiss(runtime, shared, own, &trial) {
-        return Hot::Wait;
+    match window.close(trial.passes) {
+        None => keep_unjudged(shared, own),
+        Some(time) => {
+            trial.interpreted.add(time);
+            if trial.rounds < ROUNDS {
+                with(shared, own, trial);
+            } else if !trial.pays() && early {
+                with(shared, own, Trial { early: trial.early + 1, ..Trial::new(trial.passes, trial.distance) });
+            } else if !keep_or_dismiss(runtime, shared, own, &trial) {
+                return Hot::Wait;
+            }
+        }
     }
     own.function.store(function, Release);
     runtime.pin(own.id);
     Hot::Enter(function)
+}
+
+/// Threads share the loop, so that no window is of one thread: its trace stays.
+fn keep_unjudged(shared: &mut Shared, own: &Loop) {
+    shared.docket.0.remove(&own.number);
+    meter(own).store(NEVER, Relaxed);
 }
 
 /// The verdict on a trace, after its trial. Returns whether it stays.
@@ -293,14 +321,14 @@ fn keep_or_dismiss(runtime: &'static Runtime, shared: &mut Shared, own: &'static
 
 /// Begins a window with the trace.
 fn with(shared: &mut Shared, own: &Loop, mut trial: Trial) {
-    (trial.aside, trial.window) = (None, Some(Window::open()));
+    trial.phase = Phase::With(Window::open());
     shared.docket.0.insert(own.number, State::Trial(trial));
     meter(own).store(trial.passes, Relaxed);
 }
 
 /// Drops the trace of a loop. It may be recorded again, much later.
 fn dismiss(runtime: &'static Runtime, shared: &mut Shared, own: &'static Loop) {
-    runtime.drop_tree(shared, own);
+    runtime.drop_loop(shared, own);
     let dismissals = own.dismissals.fetch_add(1, Relaxed) + 1;
     if dismissals >= MOST_DISMISSALS {
         own.disabled.store(true, Relaxed);
@@ -329,13 +357,16 @@ pub fn ran_out(runtime: &'static Runtime, own: &'static Loop) -> bool {
     let shared = &mut *locked;
     match shared.docket.0.get(&own.number).copied() {
         Some(State::Kept(passes, distance)) => with(shared, own, Trial::new(passes, distance)),
-        Some(State::Trial(mut trial)) if trial.aside.is_none() => {
+        Some(State::Trial(mut trial)) if let Phase::With(window) = trial.phase => {
             // The second copy of a loop looks at the meter seldom, and leaves it far below zero.
             let passed = trial.passes.saturating_sub(meter(own).load(Relaxed));
-            let Some(window) = trial.window else { return true };
-            trial.traced.add(window.close(passed));
+            let Some(time) = window.close(passed) else {
+                keep_unjudged(shared, own);
+                return own.function.load(Relaxed) != 0;
+            };
+            trial.traced.add(time);
             trial.rounds += 1;
-            (trial.aside, trial.window) = (Some(runtime.set_aside(shared, own)), None);
+            trial.phase = Phase::Aside(runtime.set_aside(shared, own));
             own.heat.store(0, Relaxed);
             meter(own).store(0, Relaxed);
             shared.docket.0.insert(own.number, State::Trial(trial));
@@ -344,26 +375,6 @@ pub fn ran_out(runtime: &'static Runtime, own: &'static Loop) -> bool {
         _ => meter(own).store(if own.function.load(Relaxed) == 0 { 0 } else { NEVER }, Relaxed),
     }
     own.function.load(Relaxed) != 0
-}
-
-impl Runtime {
-    /// Drops the trace of a loop with its side traces, and theirs.
-    fn drop_tree(&self, shared: &mut Shared, own: &Loop) {
-        let mut tree = HashSet::new();
-        // A side trace has a greater number than the trace that it begins in.
-        for (number, unit) in shared.units.iter().enumerate() {
-            let belongs = match unit.origin {
-                Origin::Anchor(root) => root.number == own.number,
-                Origin::Exit { unit, .. } => tree.contains(&unit),
-            };
-            if belongs {
-                tree.insert(number as u32);
-            }
-        }
-        let functions: HashSet<u64> =
-            tree.iter().filter_map(|number| shared.units.get(*number as usize)).map(|unit| unit.function).collect();
-        self.drop_units(shared, |unit| functions.contains(&unit.function));
-    }
 }
 
 #[cfg(test)]

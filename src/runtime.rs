@@ -446,10 +446,7 @@ impl Runtime {
             self.drop_units(&mut shared, |unit| unit.dependencies.iter().any(|range| range.0 < end && start < range.1));
         }
         for entry in self.loops.all().into_iter().filter(|entry| (start..end).contains(&entry.id)) {
-            if entry.function.load(Relaxed) != 0 {
-                let function = entry.function.load(Relaxed);
-                self.drop_units(&mut shared, |unit| unit.function == function);
-            }
+            self.drop_loop(&mut shared, entry);
             entry.failures.store(0, Relaxed);
             entry.heat.store(i32::try_from(self.hot_loop()).unwrap_or(i32::MAX), Relaxed);
         }
@@ -461,10 +458,7 @@ impl Runtime {
         shared.disabled.insert(id);
         for entry in self.loops.all().into_iter().filter(|entry| entry.id == id) {
             entry.disabled.store(true, Release);
-            let function = entry.function.load(Relaxed);
-            if function != 0 {
-                self.drop_units(&mut shared, |unit| unit.function == function);
-            }
+            self.drop_loop(&mut shared, entry);
         }
     }
 
@@ -546,6 +540,11 @@ impl Runtime {
             unit.records.iter().for_each(|record| record.next.store(to_library, Release));
         }
         unlink(shared, |linked| gone.contains(&linked));
+    }
+
+    /// Drops the trace of a loop, in use or set aside. Nothing else leads to its side traces.
+    pub fn drop_loop(&self, shared: &mut Shared, own: &Loop) {
+        self.drop_units(shared, |unit| matches!(unit.origin, Origin::Anchor(root) if root.number == own.number));
     }
 
     /// Takes the trace of a loop out of use, so that it can come back; returns its function.
