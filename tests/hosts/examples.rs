@@ -2,7 +2,7 @@
 
 use crate::support::{Build, Link, Outcome, compare_with, run, scratch, thresholds};
 use redmagic_ir::graph::Graph;
-use redmagic_ir::{Opcode, Segment, Trace, parse_one};
+use redmagic_ir::{Opcode, Segment, Terminator, Trace, parse_one};
 use std::collections::BTreeSet;
 use std::fs;
 
@@ -43,6 +43,17 @@ fn registers() {
         recorded.is_some_and(|recorded| (program.start..program.end).contains(&recorded.address))
     };
     assert!(!inner.values().any(reads_program), "{}", traces[0]);
+}
+
+#[test]
+fn tree() {
+    check("tree.c");
+    let traces = optimised("tree.c");
+    let inner = Loop::innermost(&traces[0]);
+    // The test whether the program's loop goes on is the only one: no return address is looked at.
+    assert_eq!(inner.count(&[Opcode::Guard, Opcode::GuardNot]), 1, "{}", traces[0]);
+    assert_eq!((inner.arithmetic(), inner.count(&[Opcode::Mul]), inner.accesses()), (2, 1, 0), "{}", traces[0]);
+    assert!(!inner.calls() && !traces[0].insts.values().any(|inst| inst.op == Opcode::Native), "{}", traces[0]);
 }
 
 #[test]
@@ -115,6 +126,11 @@ impl Loop<'_> {
     fn arithmetic(&self) -> usize {
         // The counter, and what its meter is at exits.
         self.count(&[Opcode::Add, Opcode::Sub]) - 2 * usize::from(self.counted)
+    }
+
+    /// Whether something in the loop is called.
+    fn calls(&self) -> bool {
+        self.segments.iter().any(|segment| matches!(self.trace.segments[*segment].terminator, Terminator::Call(_)))
     }
 
     fn accesses(&self) -> usize {
