@@ -123,6 +123,10 @@ fn makes_float(op: Opcode) -> bool {
                 | Opcode::Fnearest64
                 | Opcode::F64FromInt
                 | Opcode::F64FromF32
+                | Opcode::Fma64
+                | Opcode::Fms64
+                | Opcode::Fnma64
+                | Opcode::Fnms64
         )
 }
 

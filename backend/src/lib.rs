@@ -173,11 +173,10 @@ impl Backend {
             .context
             .compile(self.isa.as_ref(), &mut ControlPlane::default())
             .map_err(|error| BackendError::Codegen(error.inner.to_string()))?;
-        if let Some(reloc) = compiled.buffer.relocs().first() {
-            return Err(BackendError::Relocation { offset: reloc.offset });
-        }
+        let mut code = compiled.code_buffer().to_vec();
+        lower::place_instructions(&mut code, compiled.buffer.relocs(), &lowered.fused)?;
         Ok(Compiled {
-            code: compiled.code_buffer().to_vec(),
+            code,
             alignment: compiled.buffer.alignment.max(16),
             // Beside the frame: the saved rbp and the return address.
             stack: compiled.buffer.frame_layout().map_or(0, |layout| layout.frame_to_fp_offset) + 16,

@@ -19,6 +19,7 @@ mod call;
 mod exit;
 mod flags;
 mod float;
+mod fused;
 mod int;
 mod lanes;
 mod memory;
@@ -29,16 +30,19 @@ use crate::class::{Class, Classes};
 use crate::liveness::{Liveness, is_removable};
 use crate::{BackendError, ExitCode, FlagsRecipe, Request};
 use cranelift_codegen::ir::{
-    self, AbiParam, Block, BlockArg, Function, InstBuilder, MemFlagsData, SigRef, Signature, Value, types,
+    self, AbiParam, Block, BlockArg, FuncRef, Function, InstBuilder, MemFlagsData, SigRef, Signature, Value, types,
 };
 use cranelift_codegen::isa::{CallConv, TargetFrontendConfig};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Switch, Variable};
+pub(crate) use fused::place_instructions;
 use redmagic_ir::{Entity, Exit, Inst, Opcode, Segment, Target, Terminator, Trace, Type, Value as IrValue};
 
 /// What lowering finds out beside the function.
 pub(crate) struct Lowered {
     pub exits: Vec<ExitCode>,
     pub operations: u32,
+    /// The fused operations, in the order in which their functions were declared.
+    pub fused: Vec<Opcode>,
 }
 
 /// An operand of an operation, wherever it comes from.
@@ -79,6 +83,8 @@ struct Lowering<'a, 'f> {
     blocks: Vec<Option<Block>>,
     exit_blocks: Vec<Option<Block>>,
     native_signature: Option<SigRef>,
+    /// The fused operations that occur, as functions.
+    fused: Vec<(Opcode, FuncRef)>,
     exits: Vec<ExitCode>,
     operations: u32,
 }
@@ -119,14 +125,16 @@ pub(crate) fn lower(
         blocks: vec![None; trace.segments.len()],
         exit_blocks: vec![None; trace.exits.len()],
         native_signature: None,
+        fused: Vec::new(),
         exits: vec![unchanged; trace.exits.len()],
         operations: 0,
     };
     lowering.function(entry)?;
     lowering.builder.seal_all_blocks();
-    let Lowering { builder, exits, operations, .. } = lowering;
+    let Lowering { builder, exits, operations, fused, .. } = lowering;
     builder.finalize(config);
-    Ok(Lowered { exits, operations })
+    let fused = fused.into_iter().map(|(op, _)| op).collect();
+    Ok(Lowered { exits, operations, fused })
 }
 
 /// The code generator's type for a type in a register file. An i1 is a byte that is 0 or 1.

@@ -175,3 +175,37 @@ fn sums_and_products_of_two_nans_keep_the_left_one() {
         }
     }
 }
+
+#[test]
+fn a_fused_operation_is_one_instruction() {
+    if !std::arch::is_x86_feature_detected!("fma") {
+        println!("this processor has no FMA");
+        return;
+    }
+    let mut world = World::parse(
+        &mut backend(),
+        "trace t { seg0():
+           v0: i64 = slot rbx
+           v1: i64 = slot rcx
+           v2: i64 = slot xmm0.lo
+           jump seg1(v1, v2)
+         seg1(v3: i64 = rcx, v4: i64 = xmm0.lo):
+           v5: i64 = const 0
+           v6: i1 = ne v3, v5
+           guard v6, exit0
+           v7: i64 = load [v0 + v3*8]
+           v8: i64 = fma64 v7, v7, v4
+           v9: i64 = const -1
+           v10: i64 = add v3, v9
+           jump seg1(v10, v8)
+         exit0 @0x40 { rcx = v3, xmm0.lo = v4 } }",
+    );
+    let body = innermost_loop(&world.compiled.code);
+    let fused = body.iter().filter(|at| at.mnemonic() == Mnemonic::Vfmadd213sd).count();
+    assert!(fused == 1 && !body.iter().any(|at| at.flow_control() == FlowControl::Call), "{}", text(&body));
+    println!("{}", text(&body));
+    let mut guest = world.guest(1, |at| if at % 8 == 7 { 0x40 } else { at as u8 });
+    guest.slots[Slot::RBX.index()] = world.memory();
+    guest.slots[Slot::RCX.index()] = 100;
+    check(&mut world, &guest).expect("always defined");
+}

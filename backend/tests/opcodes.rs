@@ -80,11 +80,15 @@ fn is_double(op: Opcode) -> bool {
         op.format(),
         Format::Unary(Typing::F64 | Typing::F64ToInt | Typing::F32Narrow)
             | Format::Binary(Typing::F64 | Typing::F64Compare | Typing::FlagsF64)
+            | Format::Ternary(Typing::F64)
     )
 }
 
 fn is_single(op: Opcode) -> bool {
-    matches!(op.format(), Format::Unary(Typing::F32 | Typing::F32Widen) | Format::Binary(Typing::F32))
+    matches!(
+        op.format(),
+        Format::Unary(Typing::F32 | Typing::F32Widen) | Format::Binary(Typing::F32) | Format::Ternary(Typing::F32)
+    )
 }
 
 /// Where operands come from.
@@ -211,7 +215,8 @@ fn forms(op: Opcode, ty: Type) -> Vec<Vec<Type>> {
         Format::Binary(_) => types.iter().flat_map(|a| types.iter().map(|b| vec![*a, *b])).collect(),
         Format::Ternary(Typing::FlagsShift) => types.iter().map(|a| vec![*a, Type::I8, Type::I32]).collect(),
         Format::Ternary(Typing::FlagsCarry) => types.iter().map(|a| vec![*a, *a, Type::I1]).collect(),
-        Format::Ternary(Typing::Lanes) => vec![vec![Type::I64; 3]],
+        Format::Ternary(Typing::Lanes | Typing::F64) => vec![vec![Type::I64; 3]],
+        Format::Ternary(Typing::F32) => vec![vec![Type::I32; 3]],
         Format::Ternary(_) => types.iter().map(|a| vec![Type::I1, *a, *a]).collect(),
         Format::Cond
         | Format::Param

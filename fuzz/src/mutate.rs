@@ -107,6 +107,12 @@ const NEIGHBOURS: &[(Op, Op)] = &[
     (Op::Zip8, Op::Zip16),
     (Op::PackS16, Op::PackU16),
     (Op::PackS16, Op::PackS32),
+    (Op::Fma64, Op::Fms64),
+    (Op::Fma64, Op::Fnma64),
+    (Op::Fms64, Op::Fnms64),
+    (Op::Fma32, Op::Fms32),
+    (Op::Fma32, Op::Fnma32),
+    (Op::Fms32, Op::Fnms32),
 ];
 
 /// Operations whose operands have an order.
@@ -132,6 +138,8 @@ const ORDERED: &[Op] = &[
     Op::Sgt8,
     Op::Zip8,
     Op::PackU16,
+    Op::Fma64,
+    Op::Fma32,
     Op::Select,
 ];
 

@@ -104,8 +104,7 @@ instruction has been compared with the hardware, in all flags that are not undef
   that it reads and writes: it is atomic, and a barrier, which no sequence of operations of the IR would be.
 - `rep movs` and `rep stos` are lifted if their count is a small constant in the trace, else executed verbatim.
 - VEX-encoded vector instructions on ymm registers are lifted as two halves. In a recording that also names zmm or mask
-  registers, which are no slots, they are executed verbatim; so are fused multiplications and additions, for which the code
-  generator has no instruction without AVX.
+  registers, which are no slots, they are executed verbatim.
 - x87, MMX and AVX-512 instructions are executed verbatim.
 
 ## Lifted
@@ -125,7 +124,7 @@ const REFUSED: &str = "
 fn group(code: Code) -> String {
     match code.op_code().encoding() {
         EncodingKind::EVEX | EncodingKind::MVEX => "AVX-512".to_owned(),
-        EncodingKind::VEX => "AVX, AVX2, FMA and others with a VEX prefix".to_owned(),
+        EncodingKind::VEX => "AVX, AVX2 and others with a VEX prefix".to_owned(),
         _ => {
             let x87 = treatment(&sample(code, false).unwrap_or_default()) == Treatment::X87;
             if x87 { "x87 and MMX".to_owned() } else { "Others".to_owned() }

@@ -301,6 +301,24 @@ opcodes! {
     /// `binary64` to `binary32` under the rounding of MXCSR (`cvtsd2ss`); a NaN becomes quiet.
     F32FromF64 = "f32_from_f64", Unary(F32Narrow), Pure;
 
+    /// `binary64` product of the first two operands plus the third, rounded once, as `vfmadd213sd` with the first
+    /// operand in its second place. Of several NaN operands the first one survives.
+    Fma64 = "fma64", Ternary(F64), Pure;
+    /// The product minus the third operand. As with the next two, a NaN operand keeps its sign.
+    Fms64 = "fms64", Ternary(F64), Pure;
+    /// The third operand minus the product.
+    Fnma64 = "fnma64", Ternary(F64), Pure;
+    /// The negated product minus the third operand.
+    Fnms64 = "fnms64", Ternary(F64), Pure;
+    /// As `fma64`, of `binary32` numbers.
+    Fma32 = "fma32", Ternary(F32), Pure;
+    /// As `fms64`, of `binary32` numbers.
+    Fms32 = "fms32", Ternary(F32), Pure;
+    /// As `fnma64`, of `binary32` numbers.
+    Fnma32 = "fnma32", Ternary(F32), Pure;
+    /// As `fnms64`, of `binary32` numbers.
+    Fnms32 = "fnms32", Ternary(F32), Pure;
+
     /// Sums of 8-bit lanes.
     Add8 = "add8", Binary(Lanes), Pure;
     /// Sums of 16-bit lanes.

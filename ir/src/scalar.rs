@@ -121,6 +121,14 @@ pub fn eval_pure(op: Opcode, ty: Type, operand_type: Type, args: [u128; 3], cond
         Opcode::F32FromInt => u128::from((signed(a, bits) as f32).to_bits()),
         Opcode::F64FromF32 => widen(a as u32),
         Opcode::F32FromF64 => narrow(a as u64),
+        Opcode::Fma64 => fused(args, |a, b, c| a.mul_add(b, c)),
+        Opcode::Fms64 => fused(args, |a, b, c| a.mul_add(b, -c)),
+        Opcode::Fnma64 => fused(args, |a, b, c| (-a).mul_add(b, c)),
+        Opcode::Fnms64 => fused(args, |a, b, c| (-a).mul_add(b, -c)),
+        Opcode::Fma32 => single_fused(args, |a, b, c| a.mul_add(b, c)),
+        Opcode::Fms32 => single_fused(args, |a, b, c| a.mul_add(b, -c)),
+        Opcode::Fnma32 => single_fused(args, |a, b, c| (-a).mul_add(b, c)),
+        Opcode::Fnms32 => single_fused(args, |a, b, c| (-a).mul_add(b, -c)),
         Opcode::Add8
         | Opcode::Add16
         | Opcode::Add32
@@ -221,6 +229,26 @@ fn single_arithmetic(a: u128, b: u128, operation: fn(f32, f32) -> f32) -> u128 {
         if result.is_nan() { DEFAULT_NAN_32 } else { result.to_bits() }
     };
     u128::from(bits)
+}
+
+/// An operation on three numbers. The first NaN survives, even where the product of the other two is invalid.
+fn fused(args: [u128; 3], operation: fn(f64, f64, f64) -> f64) -> u128 {
+    let [a, b, c] = args.map(float);
+    let Some(nan) = args.into_iter().find(|bits| float(*bits).is_nan()) else {
+        let result = operation(a, b, c);
+        return u128::from(if result.is_nan() { DEFAULT_NAN } else { result.to_bits() });
+    };
+    u128::from(nan as u64 | QUIET)
+}
+
+/// The same of `binary32` numbers.
+fn single_fused(args: [u128; 3], operation: fn(f32, f32, f32) -> f32) -> u128 {
+    let [a, b, c] = args.map(|bits| f32::from_bits(bits as u32));
+    let Some(nan) = args.into_iter().find(|bits| f32::from_bits(*bits as u32).is_nan()) else {
+        let result = operation(a, b, c);
+        return u128::from(if result.is_nan() { DEFAULT_NAN_32 } else { result.to_bits() });
+    };
+    u128::from(nan as u32 | QUIET_32)
 }
 
 /// A `binary32` number as a `binary64` one; a NaN keeps sign and payload.

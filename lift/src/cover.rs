@@ -11,6 +11,7 @@ mod vex;
 
 pub(crate) use vex::is_whole;
 
+use crate::fused::Fused;
 use crate::refuse::{self, Refusal};
 use iced_x86::{Code, EncodingKind, Instruction, Mnemonic as M, OpKind, Register};
 use redmagic_ir::{Cond, Opcode};
@@ -378,6 +379,8 @@ pub(crate) enum Handler {
     PermuteHalves,
     /// `vpermq`.
     PermuteQuadwords,
+    /// `vfmadd132sd` and its like.
+    Fused(Fused),
     /// `cmpxchg8b`.
     CompareExchangeWide,
     /// Executed verbatim, because it is atomic and a barrier: an operation of the IR would be neither.

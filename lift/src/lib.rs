@@ -47,6 +47,7 @@ mod emit;
 mod fastmap;
 mod flags;
 mod float;
+mod fused;
 mod int;
 mod lanes;
 mod lifter;

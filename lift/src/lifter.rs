@@ -331,6 +331,7 @@ impl Lifter<'_> {
             Handler::InsertHalf => self.insert_half(inst),
             Handler::PermuteHalves => self.permute_halves(inst),
             Handler::PermuteQuadwords => self.permute_quadwords(inst),
+            Handler::Fused(fused) => self.fused(inst, fused),
             Handler::CompareExchangeWide => self.compare_exchange_wide(inst),
             // Done above.
             Handler::Call

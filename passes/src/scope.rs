@@ -531,7 +531,8 @@ pub(crate) fn depends_on_mxcsr(op: Opcode) -> bool {
         op,
         Format::Unary(Typing::F64 | Typing::F64FromInt | Typing::F64ToInt)
             | Format::Unary(Typing::F32 | Typing::F32FromInt | Typing::F32Widen | Typing::F32Narrow)
-            | Format::Binary(Typing::F64 | Typing::F32),
+            | Format::Binary(Typing::F64 | Typing::F32)
+            | Format::Ternary(Typing::F64 | Typing::F32),
         _
     )
 }

@@ -39,7 +39,7 @@ impl Lowering<'_, '_> {
     }
 
     /// A `binary32` number, which lives in a general register between operations.
-    fn single(&mut self, a: Operand) -> Result<Value, BackendError> {
+    pub(super) fn single(&mut self, a: Operand) -> Result<Value, BackendError> {
         let a = self.general(a)?;
         Ok(self.cast(types::F32, a))
     }

@@ -89,6 +89,8 @@ impl Lowering<'_, '_> {
             Opcode::F32FromInt => self.single_from_int(a),
             Opcode::F64FromF32 => self.widen_single(a),
             Opcode::F32FromF64 => self.narrow_double(a),
+            Opcode::Fma64 | Opcode::Fms64 | Opcode::Fnma64 | Opcode::Fnms64 => self.fused_doubles(op, operands),
+            Opcode::Fma32 | Opcode::Fms32 | Opcode::Fnma32 | Opcode::Fnms32 => self.fused_singles(op, operands),
             Opcode::Add8 => self.lanes(types::I8X16, a, b, |ins, a, b| ins.iadd(a, b)),
             Opcode::Add16 => self.lanes(types::I16X8, a, b, |ins, a, b| ins.iadd(a, b)),
             Opcode::Add32 => self.lanes(types::I32X4, a, b, |ins, a, b| ins.iadd(a, b)),

@@ -6,6 +6,7 @@
 //! the first 16 bytes, and on the upper halves and the other 16.
 
 use super::{Handler, vector};
+use crate::fused::Fused;
 use iced_x86::{Instruction, Mnemonic as M};
 
 /// The rule for a VEX-encoded vector instruction.
@@ -32,6 +33,7 @@ pub(super) fn handler(inst: &Instruction) -> Option<Handler> {
     rule.or_else(|| {
         halfwise(mnemonic).or_else(|| narrow(mnemonic).filter(|_| !is_wide)).and_then(|of| vector::handler(inst, of))
     })
+    .or_else(|| Fused::of(mnemonic).map(Handler::Fused))
 }
 
 /// Whether `rule` is for all of a ymm register at once.
