@@ -1,4 +1,4 @@
-//! The front end behaves as the `lua` program does: options, exit statuses, messages, lines typed in, signals.
+//! The front end behaves as the `lua` program does: options, exit statuses, messages, lines typed in, closed pipes.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -148,40 +148,6 @@ fn lines_typed_in() {
     assert!(err(&output).starts_with("stdin:1: no\nstack traceback:"), "{}", err(&output));
     assert!(err(&output).contains("\n(error object is a table value)\n"), "{}", err(&output));
     assert_eq!(output.status.code(), Some(0));
-}
-
-#[test]
-fn an_interrupt_stops_a_loop() {
-    for text in [
-        "while true do end",
-        "for i = 1, math.huge do end",
-        "local x = 0 repeat x = x + 1 until x < 0",
-        "local t, i = {1, 2, 3}, 0 while true do i = i % 3 + 1 t[i] = t[i] + 1 end",
-        "local function f(x) return x + 1 end local x = 0 while true do x = f(x) end",
-        "while true do for k, v in pairs({1, 2}) do local s = 'a' .. v end end",
-        "while true do for i = 1, 50 do local c = coroutine.wrap(function() coroutine.yield(i) end) c() end end",
-        // Caught as any other error; the loop behind it is not interrupted any more and ends by itself.
-        "local _, e = pcall(function() while true do end end) for i = 1, 1000 do end error(e, 0)",
-    ] {
-        let text = format!("io.write('go') io.flush() {text}");
-        let mut child = lua()
-            .args(["-e", &text])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut go = [0; 2];
-        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut go).unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(200));
-        // SAFETY: sends a signal to a child that has not been waited for.
-        unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
-        let output = child.wait_with_output().unwrap();
-        // An error that leaves a coroutine has the place in front of it.
-        let line = err(&output).lines().next().unwrap_or_default().to_owned();
-        assert!(line.starts_with("lua: ") && line.ends_with("interrupted!"), "{text}: {line}");
-        assert_eq!(output.status.code(), Some(1), "{text}");
-    }
 }
 
 #[test]
