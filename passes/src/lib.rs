@@ -14,6 +14,7 @@
 //! | `params` | parameters that always receive the same value disappear |
 //! | `flags` | packed flags that only exits need become recipes in these exits |
 //! | `loops` | a second copy of a loop, with memory in registers and stores in the exits |
+//! | `sink` | operations that only exits need become recipes in these exits |
 //! | `dce` | what nobody uses disappears |
 //!
 //! # Worked example
@@ -28,7 +29,6 @@
 mod address;
 mod apart;
 mod dce;
-mod flags;
 mod fold;
 mod frames;
 mod graph;
@@ -43,6 +43,7 @@ mod regions;
 mod rewrites;
 mod rules;
 mod scope;
+mod sink;
 mod stats;
 mod walk;
 mod weight;

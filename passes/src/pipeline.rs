@@ -9,7 +9,7 @@
 
 use crate::rewrites::Rewrites;
 use crate::why::{Census, Reasons};
-use crate::{Stats, dce, flags, fold, loops, params, walk};
+use crate::{Stats, dce, fold, loops, params, sink, walk};
 use redmagic_ir::Trace;
 use std::fmt;
 
@@ -52,17 +52,18 @@ impl Pass for Entry {
 }
 
 /// Every pass.
-const PASSES: [Entry; 6] = [
+const PASSES: [Entry; 7] = [
     Entry { name: "fold", run: fold::run, repeats: true },
     Entry { name: "forward", run: walk::run_forward, repeats: true },
     Entry { name: "params", run: params::run, repeats: true },
-    Entry { name: "flags", run: flags::run, repeats: false },
+    Entry { name: "flags", run: sink::run_flags, repeats: false },
     Entry { name: "dce", run: dce::run, repeats: false },
     Entry { name: "loops", run: loops::run, repeats: false },
+    Entry { name: "sink", run: sink::run_all, repeats: false },
 ];
 
 /// The default list. `forward` does all that `fold` does, and finds more where invariant parameters are gone.
-const DEFAULT: [&str; 6] = ["params", "forward", "flags", "dce", "loops", "dce"];
+const DEFAULT: [&str; 7] = ["params", "forward", "flags", "dce", "loops", "sink", "dce"];
 
 /// A list of passes.
 #[derive(Clone)]

@@ -104,6 +104,9 @@ pub fn loop_weight(trace: &Trace) -> Option<Weight> {
     for &value in body.iter().flat_map(|segment| &trace.segments[*segment].insts) {
         let inst = &trace.insts[value];
         match inst.op.effect() {
+            // The way that the first copy counts, with its guard.
+            Effect::Write if inst.op == Opcode::Tick => weight.strip += 2,
+            Effect::Guard if is_countdown(trace, inst.args[0]) => {}
             Effect::Write => weight.stores += 1,
             Effect::Guard if is_alias_check(trace, inst.args[0]) => weight.alias_checks += 1,
             Effect::Guard => weight.guards += 1,
@@ -112,7 +115,6 @@ pub fn loop_weight(trace: &Trace) -> Option<Weight> {
             }
             Effect::Read => weight.loads += 1,
             _ if strip.contains(&value) => {}
-            _ if inst.op.name() == "tick" => weight.strip += 2,
             Effect::Pure | Effect::Partial | Effect::Barrier => {
                 if counts(trace, &uses, value) {
                     weight.operations += 1;
@@ -245,6 +247,11 @@ fn counter(trace: &Trace, test: Value) -> Option<Value> {
         && trace.insts[trace.insts[less].args[0]].op == Opcode::Param
         && trace.insts[trace.insts[less].args[0]].slot().is_none();
     counts.then_some(less)
+}
+
+/// Whether `test` is about what a meter has left.
+fn is_countdown(trace: &Trace, test: Value) -> bool {
+    trace.insts[test].operands().any(|operand| trace.insts[operand].op == Opcode::Tick)
 }
 
 /// Whether `test` is that a difference of addresses is not in some range.

@@ -25,7 +25,7 @@ fn random_traces_keep_their_effects() {
         }
         let mut base = guest(&[(Slot::RBX, 0x5000), (Slot::RCX, 0x5008), (Slot::RAX, 0x7ffe_fff0)]);
         place_region(&mut base);
-        let lists = ["fold", "forward", "params", "flags", "dce"].map(str::to_string);
+        let lists = ["fold", "forward", "params", "flags", "sink", "dce"].map(str::to_string);
         for list in lists.into_iter().chain([Pipeline::default().to_string()]) {
             let (after, _) = optimised(&before, &list);
             framed += u64::from(after.insts.values().any(|inst| inst.class == Class::Frame));
