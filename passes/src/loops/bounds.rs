@@ -1,10 +1,14 @@
 //! Accesses with a varying address whose extent is known all the same: an index that a guard has found below a bound.
 //!
-//! Worked example: `guard ult(add v1, -1), v2` and `load [v3 + (v1 << 4) - 16]`: with x = v1 - 1 below v2, the address is
+//! # Worked examples
+//! `guard ult(add v1, -1), v2` and `load [v3 + (v1 << 4) - 16]`: with x = v1 - 1 below v2, the address is
 //! v3 + 16 x, and all such accesses lie in the `16 * (v2 - 1) + size` bytes at v3.
+//!
+//! `guard_not sle v1, 0; guard_not slt v2, v1` and `load i8 [v3 + v1 - 1]`: with 1 <= v1 <= v2, signed, v1 - 1 is below v2,
+//! unsigned.
 
 use crate::scope::Scope;
-use redmagic_ir::{Address, Inst, Opcode, Type, Value};
+use redmagic_ir::{Address, Opcode, Type, Value};
 
 /// Memory that a varying access stays in: from `base + offset` on, `scale * (bound - 1) + size` bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +18,8 @@ pub(crate) struct Extent {
     pub bound: Value,
     pub scale: u8,
     pub size: i64,
+    /// Whether the bound must be found to be so small that the extent does not wrap around.
+    pub wide: bool,
 }
 
 /// `value + addend`.
@@ -42,9 +48,8 @@ fn scaled(scope: &Scope, value: Value) -> Option<(Value, u8)> {
     Some((inst.args[0], 1 << shift))
 }
 
-/// The extent of accesses of `size` bytes at `address`, given `limits`: pairs of which the first is known to be less than
-/// the second, unsigned.
-pub(crate) fn extent(scope: &Scope, address: &Address, size: i64, limits: &[(Value, Value)]) -> Option<Extent> {
+/// The extent of accesses of `size` bytes at `address`, given `limits`.
+pub(crate) fn extent(scope: &Scope, address: &Address, size: i64, limits: &Limits) -> Option<Extent> {
     let offset = i64::from(address.offset);
     let mut candidates: Vec<(Value, Value, u8)> = Vec::new();
     if address.index.is_some() {
@@ -63,13 +68,8 @@ pub(crate) fn extent(scope: &Scope, address: &Address, size: i64, limits: &[(Val
     }
     candidates.into_iter().find_map(|(base, index, scale)| {
         let index = sum(scope, index);
-        limits.iter().rev().find_map(|&(below, bound)| {
-            let below = sum(scope, below);
+        limits.below.iter().rev().find_map(|&(below, bound)| {
             if below.value != index.value || scope.trace.ty(bound) != Type::I64 {
-                return None;
-            }
-            // The bound must be small enough that the extent does not wrap around.
-            if scope.possible(bound) >> 48 != 0 {
                 return None;
             }
             // index = below + difference.
@@ -78,17 +78,65 @@ pub(crate) fn extent(scope: &Scope, address: &Address, size: i64, limits: &[(Val
             // What a class member has become is the class's origin and a constant.
             let base = sum(scope, scope.resolve(base));
             let offset = offset.checked_add(base.addend)?;
-            Some(Extent { base: base.value, offset, bound: scope.resolve(bound), scale, size })
+            let bound = scope.resolve(bound);
+            let wide = scope.possible(bound) >> 48 != 0;
+            Some(Extent { base: base.value, offset, bound, scale, size, wide })
         })
     })
 }
 
-/// The unsigned comparison `a < b` that holds if `inst` is `truth`.
-pub(crate) fn less(inst: &Inst, truth: bool) -> Option<(Value, Value)> {
-    let [a, b, _] = inst.args;
-    match (inst.op, truth) {
-        (Opcode::Ult, true) => Some((a, b)),
-        (Opcode::Ule, false) => Some((b, a)),
-        _ => None,
+/// What guards have said so far of values that may be indices.
+#[derive(Default)]
+pub(crate) struct Limits {
+    /// The first is less than the second, unsigned.
+    below: Vec<(Sum, Value)>,
+    /// The value is at least this number, signed, which is not negative.
+    least: Vec<(Value, i64)>,
+    /// The first is less than the second, signed, or equal to it if the last is false.
+    less: Vec<(Value, Value, bool)>,
+}
+
+impl Limits {
+    /// Takes in that `test` is `truth`.
+    pub(crate) fn learn(&mut self, scope: &Scope, test: Value, truth: bool) {
+        let inst = scope.def(test);
+        let [a, b, _] = inst.args;
+        let (low, high, strict) = match (inst.op, truth) {
+            (Opcode::Ult, true) => return self.below.push((sum(scope, a), b)),
+            (Opcode::Ule, false) => return self.below.push((sum(scope, b), a)),
+            (Opcode::Slt, true) => (a, b, true),
+            (Opcode::Sle, true) => (a, b, false),
+            (Opcode::Slt, false) => (b, a, false),
+            (Opcode::Sle, false) => (b, a, true),
+            _ => return,
+        };
+        match scope.as_const(low) {
+            Some(imm) => {
+                let least = imm.saturating_add(i64::from(strict));
+                if least >= 0 {
+                    self.least.push((high, least));
+                    let known: Vec<_> = self.less.iter().copied().filter(|less| less.0 == high).collect();
+                    known.into_iter().for_each(|(low, high, strict)| self.signed(low, least, high, strict));
+                }
+            }
+            None => {
+                self.less.push((low, high, strict));
+                let least = self.least.iter().find(|least| least.0 == low).map(|least| least.1);
+                if let Some(least) = least {
+                    self.signed(low, least, high, strict);
+                }
+            }
+        }
+    }
+
+    /// From `least <= value`, and `value < bound` if `strict`, else `value <= bound`, all signed: with 0 <= value < bound, the same
+    /// holds unsigned; with 1 <= value <= bound, it holds for value - 1.
+    fn signed(&mut self, value: Value, least: i64, bound: Value, strict: bool) {
+        if strict {
+            self.below.push((Sum { value, addend: 0 }, bound));
+        }
+        if least >= 1 {
+            self.below.push((Sum { value, addend: -1 }, bound));
+        }
     }
 }

@@ -8,6 +8,8 @@ use redmagic_ir::{Address, DelayedStore, ExitValue, Inst, Opcode, Segment, Targe
 
 /// More comparisons of windows than these are replaced by an order of all of them.
 const MAX_PAIRS: usize = 24;
+/// No array has more elements.
+const LARGEST_BOUND: i64 = 1 << 48;
 
 /// Replaces the loop by the nest.
 pub(crate) fn commit(trace: &mut Trace, body: &Body, mut plan: Plan) {
@@ -119,6 +121,11 @@ impl Checks<'_> {
             pairs.into_iter().for_each(|(one, other)| self.disjoint(one, other));
         } else {
             self.in_order(classes);
+        }
+        for (extent, _) in plan.extents.iter().filter(|extent| extent.0.wide) {
+            let limit = self.constant(LARGEST_BOUND);
+            let small = self.binary(Opcode::Ule, Type::I1, extent.bound, limit);
+            self.require(small);
         }
         for one in classes {
             for (extent, stores) in &plan.extents {

@@ -10,16 +10,13 @@
 //! - Knowledge in the scope (numbers, facts) that a failed round has added is undone.
 
 use super::accesses::{Accesses, is_immutable};
-use super::bounds::{self, Extent};
+use super::bounds::{self, Extent, Limits};
 use super::{Body, STRIP};
 use crate::Stats;
 use crate::scope::{self, MixMap, Scope};
 use crate::walk::map_exit;
 use crate::why::{self, Reason};
-use redmagic_ir::{
-    Address, DelayedStore, Effect, Entity, ExitData, ExitValue, Inst, Opcode, Recorded, Slot, Terminator, Trace, Type,
-    Value,
-};
+use redmagic_ir::{Address, Effect, Entity, ExitData, Inst, Opcode, Recorded, Slot, Terminator, Trace, Type, Value};
 
 /// Rounds and changes of classes before the loop is left as it is.
 const MAX_ROUNDS: usize = 24;
@@ -92,47 +89,49 @@ pub(crate) fn plan(trace: &mut Trace, stats: &mut Stats, body: &Body) -> Option<
 }
 
 /// A varying access.
-struct Varying {
+pub(super) struct Varying {
     extent: Option<Extent>,
     store: bool,
 }
 
-struct Copier<'t, 'b> {
-    scope: Scope<'t>,
-    body: &'b Body,
-    accesses: Accesses,
+pub(super) struct Copier<'t, 'b> {
+    pub scope: Scope<'t>,
+    pub body: &'b Body,
+    pub accesses: Accesses,
     /// Where each class is stored first: how atoms were recorded.
-    recorded: Vec<Option<Recorded>>,
+    pub recorded: Vec<Option<Recorded>>,
     /// What each parameter is at the end of H.
-    starts: Vec<Value>,
+    pub starts: Vec<Value>,
     /// What each atom holds at the end of H.
-    ends: Vec<Option<Value>>,
-    varying: Vec<Varying>,
-    carried_params: Vec<bool>,
-    carried_atoms: Vec<bool>,
+    pub ends: Vec<Option<Value>>,
+    pub varying: Vec<Varying>,
+    pub carried_params: Vec<bool>,
+    pub carried_atoms: Vec<bool>,
     /// Whether stores to atoms wait.
-    sinks: bool,
-    stack: Option<Value>,
+    pub sinks: bool,
+    pub stack: Option<Value>,
     /// Where it is at exits that do not list it.
-    unlisted: Option<i64>,
+    pub unlisted: Option<i64>,
     /// Whether the function that the anchor is in uses its red zone.
-    red_zone: bool,
-    constants_before: Vec<Value>,
+    pub red_zone: bool,
+    pub constants_before: Vec<Value>,
     /// What the walk over H made.
-    made: Vec<Value>,
+    pub made: Vec<Value>,
 }
 
 /// The second copy as one round made it.
-struct Copy {
-    env: MixMap<Value, Value>,
+pub(super) struct Copy {
+    pub env: MixMap<Value, Value>,
     /// Values that change in H2: parameters, and what is placed there.
-    changing: Vec<bool>,
-    params: Vec<Option<Value>>,
-    atoms: Vec<Option<Value>>,
-    cells: Vec<Option<Value>>,
-    preheader: Vec<Value>,
-    insts: Vec<Value>,
-    exits: Vec<(Value, ExitData)>,
+    pub changing: Vec<bool>,
+    pub params: Vec<Option<Value>>,
+    pub atoms: Vec<Option<Value>>,
+    pub cells: Vec<Option<Value>>,
+    pub preheader: Vec<Value>,
+    pub insts: Vec<Value>,
+    pub exits: Vec<(Value, ExitData)>,
+    /// What was loaded from varying places, as long as nothing is stored: where, as which type, the value.
+    pub loaded: Vec<(Address, Type, Value)>,
 }
 
 impl<'t, 'b> Copier<'t, 'b> {
@@ -182,7 +181,7 @@ impl<'t, 'b> Copier<'t, 'b> {
             }
         }
         self.unify();
-        let mut limits: Vec<(Value, Value)> = Vec::new();
+        let mut limits = Limits::default();
         for &value in &self.body.insts {
             let inst = self.scope.trace.insts[value];
             match inst.op {
@@ -192,7 +191,7 @@ impl<'t, 'b> Copier<'t, 'b> {
                 Opcode::Guard | Opcode::GuardNot => {
                     let test = self.scope.resolve(inst.args[0]);
                     let expected = inst.op == Opcode::Guard;
-                    limits.extend(bounds::less(&self.scope.def(test), expected));
+                    limits.learn(&self.scope, test, expected);
                     self.scope.assume(test, expected);
                 }
                 _ if scope::is_numbered(inst.op) => self.scope.note(value),
@@ -225,7 +224,7 @@ impl<'t, 'b> Copier<'t, 'b> {
         one.value == other.value && one.addend == other.addend
     }
 
-    fn first_access(&mut self, value: Value, inst: &Inst, limits: &[(Value, Value)]) {
+    fn first_access(&mut self, value: Value, inst: &Inst, limits: &Limits) {
         let Some(address) = inst.address() else { return };
         let store = inst.op == Opcode::Store;
         let place =
@@ -300,6 +299,7 @@ impl<'t, 'b> Copier<'t, 'b> {
             preheader: Vec::new(),
             insts: Vec::new(),
             exits: Vec::new(),
+            loaded: Vec::new(),
         };
         for (at, &param) in self.body.params.iter().enumerate() {
             let value = if self.carried_params[at] {
@@ -431,8 +431,18 @@ impl<'t, 'b> Copier<'t, 'b> {
         inst.set_address(address);
         if inst.op == Opcode::Store {
             inst.args[2] = self.map(copy, inst.args[2]);
+            copy.loaded.clear();
+        } else if let Some(&(.., known)) = copy.loaded.iter().find(|entry| (entry.0, entry.1) == (address, inst.ty))
+            && self.scope.stats.may("load repeated")
+        {
+            self.scope.stats.loads_forwarded += 1;
+            copy.env.insert(value, known);
+            return Ok(());
         }
         let new = self.scope.add(inst);
+        if inst.op == Opcode::Load {
+            copy.loaded.push((address, inst.ty, new));
+        }
         self.explain_access(new, &inst, fixed.is_some());
         let recorded = self.scope.trace.recorded(value);
         self.scope.trace.set_recorded(new, recorded);
@@ -490,89 +500,6 @@ impl<'t, 'b> Copier<'t, 'b> {
         let shift = self.scope.constant(Type::I8, (part.offset - whole.offset) * 8);
         let shifted = self.scope.binary(Opcode::Lshr, whole.ty, value, shift);
         self.scope.emit(Inst::unary(Opcode::Trunc, part.ty, shifted))
-    }
-
-    /// Whether stores to an atom wait until they are needed.
-    fn waits(&self, atom: usize) -> bool {
-        self.sinks && self.accesses.atoms[atom].clean
-    }
-
-    /// The stores that an exit has to perform.
-    fn pending(&self, copy: &Copy, exit: &ExitData) -> Vec<DelayedStore> {
-        let mut stores = Vec::new();
-        for (at, atom) in self.accesses.atoms.iter().enumerate() {
-            if !atom.stored || !self.waits(at) || self.is_dead(atom.frame, atom.class, atom.offset, atom.ty, exit) {
-                continue;
-            }
-            let Some(value) = copy.cells[at].map(|value| self.scope.resolve(value)) else { continue };
-            // Memory still holds what H has left.
-            if self.ends[at].map(|end| self.scope.resolve(end)) == Some(value) && !self.carried_atoms[at] {
-                continue;
-            }
-            let (root, offset) = self.address_of(atom.class, atom.offset);
-            let narrow = self.scope.as_const(value).filter(|_| atom.ty.bits() <= 64);
-            let value = narrow.map_or(ExitValue::Value(value), ExitValue::Const);
-            stores.push(DelayedStore { ty: atom.ty, address: Address::new(root, offset as i32), value });
-        }
-        stores
-    }
-
-    fn address_of(&self, class: usize, offset: i64) -> (Value, i64) {
-        let (root, delta) = self.accesses.classes[class].members[0];
-        (root, offset - delta)
-    }
-
-    /// Whether nobody can read a cell of the trace's own frames behind an exit: it lies below the stack pointer there, and
-    /// below the red zone of a function that the trace is in the middle of.
-    fn is_dead(&self, frame: bool, class: usize, offset: i64, ty: Type, exit: &ExitData) -> bool {
-        let Some((stack, (stack_class, delta))) =
-            self.stack.and_then(|stack| Some((stack, self.accesses.of_root(stack)?)))
-        else {
-            return false;
-        };
-        if !frame || stack_class != class {
-            return false;
-        }
-        let height = match exit.get(Slot::RSP) {
-            None => self.unlisted,
-            Some(ExitValue::Value(value)) => self.above(value, stack),
-            Some(ExitValue::Const(_) | ExitValue::Recipe(_) | ExitValue::Undefined) => None,
-        };
-        const RED_ZONE: i64 = 128;
-        let limit = height.map(|height| if height >= 0 && !self.red_zone { 0 } else { height.min(0) - RED_ZONE });
-        limit.is_some_and(|limit| offset - delta + i64::from(ty.bytes()) <= limit)
-    }
-
-    /// Whether nobody reads what a cell holds where H begins: H stores there before it leaves or reads.
-    fn is_dead_at_head(&self, at: usize) -> bool {
-        let trace = &*self.scope.trace;
-        let atom = &self.accesses.atoms[at];
-        for inst in self.body.insts.iter().map(|value| &trace.insts[*value]) {
-            if let Some(exit) = inst.exit() {
-                if !self.is_dead(atom.frame, atom.class, atom.offset, atom.ty, &trace.exits[exit]) {
-                    return false;
-                }
-            } else if let Some(address) = inst.address().filter(|address| !address.index.is_some())
-                && let Some((class, offset)) = self.accesses.place(address.root, i64::from(address.offset))
-                && let Some(found) = self.accesses.atom(class, offset, inst.ty)
-                && self.accesses.atoms[found].inside.unwrap_or(found) == at
-            {
-                return inst.op == Opcode::Store;
-            }
-        }
-        false
-    }
-
-    /// How far `value` is above `stack`, if it is a constant distance from it by definition: what is known of it in one
-    /// iteration does not matter.
-    fn above(&self, mut value: Value, stack: Value) -> Option<i64> {
-        let mut distance = 0i64;
-        while value != stack {
-            let inst = Some(&self.scope.trace.insts[value]).filter(|inst| inst.op == Opcode::Add)?;
-            distance = distance.checked_add(self.scope.as_const(inst.args[1])?)?;
-            value = inst.args[0];
-        }
-        Some(distance)
     }
 
     /// Compares what the copy has at its end with what it assumed at its start.

@@ -30,6 +30,7 @@ mod accesses;
 mod bounds;
 mod commit;
 mod copy;
+mod waiting;
 
 use crate::Stats;
 use redmagic_ir::{Opcode, Segment, Terminator, Trace, Value};
