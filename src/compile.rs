@@ -1,7 +1,7 @@
 //! From a finished recording to a unit: lift, optimise, check, lower, place.
 //!
 //! # Invariants
-//! - A failure changes nothing but the code arena (which only grows) and is counted by its text.
+//! - A failure changes nothing and is counted by its text.
 //! - The optimiser sees no memory: constants come from the recording, and only from ranges listed in `regions`.
 //!
 //! # Worked example
@@ -15,6 +15,7 @@ use crate::exits::{EXIT_STRIDE, ExitRecord, NO_UNIT};
 use crate::fork_check::{Recorded, Trial, bounded, let_guards_fail};
 use crate::interpret;
 use crate::judge;
+use crate::memory::CodeBlock;
 use crate::options::{Check, Engine, Options};
 use crate::pieces::{self, VectorState};
 use crate::recorder::log::{Entry, EntryKind};
@@ -166,9 +167,9 @@ pub fn compile(
     report.section("recorded", || disassembly::recording(&recorder.log));
     report.section("memory", || std::fs::read_to_string("/proc/self/maps").unwrap_or_default());
     let name = match recorder.origin {
-        Origin::Anchor(own) => format!("trace {}: loop {} at {:#x}", shared.units.len(), own.number, own.site),
+        Origin::Anchor(own) => format!("trace {}: loop {} at {:#x}", shared.units.next(), own.number, own.site),
         Origin::Exit { unit, exit } => {
-            format!("trace {}: side trace of exit {exit} of trace {unit}", shared.units.len())
+            format!("trace {}: side trace of exit {exit} of trace {unit}", shared.units.next())
         }
     };
     let recording = recording(shared, runtime, recorder, context, end, name);
@@ -208,7 +209,7 @@ fn stages(
         replay(&trace, recorder, context, "lifting")?;
     }
     let begin = Instant::now();
-    let number = shared.units.len() as u32;
+    let number = shared.units.next();
     if number >= shared.options.max_traces {
         return Err(Failure::TooManyTraces);
     }
@@ -254,10 +255,15 @@ fn stages(
     report.section("machine code", || disassembly::code(&lowered.code, lowered.function));
     report.section("exits", || exit_list(&trace, &lowered));
     report.section("summary", || summary.clone());
-    let trial = trial(shared, &trace, recorder)?;
     let wide = is_wide(&trace, vectors);
-    let unit = unit(recorder, &trace, lowered, wide, &exit_vectors(&trace, vectors));
-    Ok(Compiled { unit, summary, trial })
+    let mut unit = unit(recorder, &trace, lowered, wide, &exit_vectors(&trace, vectors));
+    match trial(shared, &trace, recorder, &mut unit.code) {
+        Ok(trial) => Ok(Compiled { unit, summary, trial }),
+        Err(failure) => {
+            shared.discard(unit.code);
+            Err(failure)
+        }
+    }
 }
 
 /// Refuses a trace that cannot be much faster than what was recorded: most of it is code that a compiler has optimised
@@ -372,8 +378,13 @@ fn replay(trace: &Trace, recorder: &Recorder, context: &Context, stage: &'static
 }
 
 /// A few iterations of a trace that was recorded by `recorder`, to be tried out, if options ask for that and
-/// it is possible.
-fn trial(shared: &mut Shared, trace: &Trace, recorder: &Recorder) -> Result<Option<Trial>, Failure> {
+/// it is possible. Adds the memory of their code to `blocks`.
+fn trial(
+    shared: &mut Shared,
+    trace: &Trace,
+    recorder: &Recorder,
+    blocks: &mut Vec<CodeBlock>,
+) -> Result<Option<Trial>, Failure> {
     let check = shared.options.check;
     if !matches!(check, Check::Fork | Check::Sweep) || shared.options.backend != Engine::Native {
         return Ok(None);
@@ -385,6 +396,7 @@ fn trial(shared: &mut Shared, trace: &Trace, recorder: &Recorder) -> Result<Opti
     let guards = if check == Check::Sweep { let_guards_fail(&mut bounded.trace) } else { 0 };
     verify(&bounded.trace)?;
     let lowered = lower(shared, &bounded.trace, NO_UNIT)?;
+    blocks.extend(&lowered.blocks);
     Ok(Some(Trial::new(bounded, Recorded::new(recorder), lowered, guards)))
 }
 
@@ -398,23 +410,48 @@ pub struct Lowered {
     pub records: Box<[ExitRecord]>,
     /// What the exits leave to do.
     pub exits: Vec<ExitCode>,
+    /// Its memory.
+    pub blocks: Vec<CodeBlock>,
     clif: Option<String>,
 }
 
 /// Makes the function of unit `number`.
 pub fn lower(shared: &mut Shared, trace: &Trace, number: u32) -> Result<Lowered, Failure> {
+    let mut blocks = Vec::new();
+    let lowered = lower_into(shared, trace, number, &mut blocks);
+    match lowered {
+        Ok(lowered) => Ok(Lowered { blocks, ..lowered }),
+        Err(failure) => {
+            shared.discard(blocks);
+            Err(failure)
+        }
+    }
+}
+
+/// The same; adds the memory of all code that it makes to `blocks`.
+fn lower_into(
+    shared: &mut Shared,
+    trace: &Trace,
+    number: u32,
+    blocks: &mut Vec<CodeBlock>,
+) -> Result<Lowered, Failure> {
     let to_library = stubs::exit_to_library as *const () as u64;
     let records: Box<[ExitRecord]> =
         (0..trace.exits.len()).map(|index| ExitRecord::new(number, index as u32, to_library)).collect();
-    let natives =
-        trace.natives.values().map(|native| native_stub(shared, native)).collect::<Result<Vec<u64>, Failure>>()?;
+    let mut natives = Vec::new();
+    for native in trace.natives.values() {
+        let stub = native_stub(shared, native)?;
+        blocks.push(stub);
+        natives.push(stub.address);
+    }
     if shared.options.backend == Engine::Eval {
         let code = interpret::entry(number);
-        let function = shared.arena.add(&code, 16).ok_or(Failure::NoMemory)?;
+        let block = shared.arena.add(&code, 16).ok_or(Failure::NoMemory)?;
+        blocks.push(block);
         interpret::remember(number, trace, natives, &records);
         // The evaluator writes everything to the context itself.
         let exits = trace.exits.values().map(|_| pieces::unchanged()).collect();
-        return Ok(Lowered { function, code, records, exits, clif: None });
+        return Ok(Lowered { function: block.address, code, records, exits, blocks: Vec::new(), clif: None });
     }
     let layout = backend_layout();
     let request = Request {
@@ -425,12 +462,14 @@ pub fn lower(shared: &mut Shared, trace: &Trace, number: u32) -> Result<Lowered,
         natives: &natives,
     };
     let compiled = shared.backend()?.compile(&request).map_err(Failure::Backend)?;
-    let function = shared.arena.add(&compiled.code, compiled.alignment as usize).ok_or(Failure::NoMemory)?;
-    Ok(Lowered { function, code: compiled.code, records, exits: compiled.exits, clif: compiled.clif })
+    let block = shared.arena.add(&compiled.code, compiled.alignment as usize).ok_or(Failure::NoMemory)?;
+    blocks.push(block);
+    let (function, code) = (block.address, compiled.code);
+    Ok(Lowered { function, code, records, exits: compiled.exits, blocks: Vec::new(), clif: compiled.clif })
 }
 
 /// The stub of a native operation.
-fn native_stub(shared: &mut Shared, native: &NativeOp) -> Result<u64, Failure> {
+fn native_stub(shared: &mut Shared, native: &NativeOp) -> Result<CodeBlock, Failure> {
     let mut bytes = [0; 16];
     for (to, from) in bytes.iter_mut().zip(&native.bytes) {
         *to = *from;
@@ -472,7 +511,7 @@ fn unit(recorder: &Recorder, trace: &Trace, lowered: Lowered, wide: bool, vector
             is_call: calls.contains(&exit),
             region: recorder.log.get(data.step as usize).filter(|_| calls.contains(&exit)).and_then(region),
             piece: None,
-            linked: None,
+            link: None,
             failures: 0,
         })
         .collect();
@@ -487,6 +526,7 @@ fn unit(recorder: &Recorder, trace: &Trace, lowered: Lowered, wide: bool, vector
         dependencies: declared.map(|region| (region.start, region.end)).chain(code).collect(),
         wide,
         dropped: false,
+        code: lowered.blocks,
     }
 }
 

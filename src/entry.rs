@@ -29,6 +29,7 @@ use crate::runtime::{self, Runtime, Shared};
 use crate::stats::{self, COUNTERS};
 use crate::stubs;
 use crate::thread::{self, Thread};
+use crate::unit::Link;
 use redmagic_ir::ExitKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
@@ -107,7 +108,7 @@ pub extern "C" fn on_anchor(context: *mut Context, id: u64) -> Next {
         && let function = own.function.load(Acquire)
         && function != 0
     {
-        thread.entries.set(thread.entries.get() + 1);
+        thread.entries.store(thread.entries.load(Relaxed) + 1, Relaxed);
         runtime.rewind(id);
         land(&mut thread.context, own);
         return Next::enter(function);
@@ -317,11 +318,12 @@ fn finish(runtime: &'static Runtime, thread: &mut Thread, end: End, other: Optio
     let result = {
         // One lock from the unit's number, which is the next free one, until it is installed.
         let mut shared = runtime.lock();
+        shared.give_back(thread.context.address());
         let vectors = match recorder.origin {
             Origin::Anchor(_) => VectorState::None,
             Origin::Exit { unit, exit } => shared
                 .units
-                .get(unit as usize)
+                .get(unit)
                 .and_then(|unit| unit.exits.get(exit as usize))
                 .map_or(VectorState::All, |info| info.vectors),
         };
@@ -381,41 +383,51 @@ enum Ready {
 pub fn install(runtime: &'static Runtime, shared: &mut Shared, mut compiled: Compiled) -> u64 {
     shared.log(2, &compiled.summary);
     stats::add(&COUNTERS.traces, 1);
-    let number = shared.units.len() as u32;
     let (function, origin) = (compiled.unit.function, compiled.unit.origin);
     // Others may have been installed since it was compiled.
+    let number = shared.units.next();
     compiled.unit.records.iter_mut().for_each(|record| record.unit = number);
-    shared.units.push(compiled.unit);
+    shared.units.add(compiled.unit);
     match origin {
         Origin::Anchor(own) => {
             if own.disabled.load(Relaxed) {
+                runtime.drop_units(shared, |unit| unit.function == function);
                 return 0;
             }
             own.failures.store(0, Relaxed);
-            own.function.store(function, Release);
-            runtime.pin(own.id);
+            runtime.lead(own, function);
             judge::installed(runtime, shared, own);
         }
         Origin::Exit { unit, exit } => {
             stats::add(&COUNTERS.side_traces, 1);
-            let Some(parent) = shared.units.get_mut(unit as usize).filter(|parent| !parent.dropped) else { return 0 };
-            let (Some(info), Some(record)) = (parent.exits.get_mut(exit as usize), parent.records.get(exit as usize))
-            else {
+            if !link(shared, unit, exit, number) {
+                runtime.drop_units(shared, |unit| unit.function == function);
                 return 0;
-            };
-            if let Some(piece) = shared.arena.add(&pieces::link(&info.code, function), 16) {
-                info.linked = Some(number);
-                record.next.store(piece, Release);
             }
         }
     }
     function
 }
 
+/// Lets an exit of a unit in use lead to unit `target`. Returns whether it does.
+fn link(shared: &mut Shared, unit: u32, exit: u32, target: u32) -> bool {
+    let Some(function) = shared.units.get(target).map(|target| target.function) else { return false };
+    let Some(unit) = shared.units.get_mut(unit).filter(|unit| !unit.dropped) else { return false };
+    let Some((info, record)) = unit.exits.get_mut(exit as usize).zip(unit.records.get(exit as usize)) else {
+        return false;
+    };
+    let Some(code) = shared.arena.add(&pieces::link(&info.code, function), 16) else { return false };
+    record.next.store(code.address, Release);
+    let old = info.link.replace(Link { unit: target, code });
+    shared.reclaim.code(old.map(|old| old.code));
+    true
+}
+
 /// An exit whose record leads to the library.
 #[expect(unsafe_code, reason = "called by a stub with the thread's context and an exit record")]
 pub extern "C" fn on_exit(context: *mut Context, record: *const ExitRecord) -> u64 {
-    // SAFETY: the stub passes the calling thread's context and a record of a unit, which is never freed.
+    // SAFETY: the stub passes the calling thread's context and a record of a unit, which is not freed while a
+    // thread is in it.
     let (thread, record) = unsafe { (thread::of_context(context), &*record) };
     let Some(runtime) = runtime::get() else { std::process::abort() }; // invariant: units belong to a runtime
     stats::add(&COUNTERS.exits, 1);
@@ -443,60 +455,53 @@ enum Leave {
 fn decide_exit(runtime: &'static Runtime, record: &ExitRecord) -> Leave {
     let mut locked = runtime.lock();
     let shared = &mut *locked;
-    let last_resort = Leave::Library;
-    let Some(unit) = shared.units.get_mut(record.unit as usize) else { return last_resort };
-    let (function, wide, dropped) = (unit.function, unit.wide, unit.dropped);
-    let Some(info) = unit.exits.get_mut(record.index as usize) else { return last_resort };
+    let Some(unit) = shared.units.get_mut(record.unit).filter(|unit| !unit.dropped) else { return Leave::Library };
+    let (function, wide) = (unit.function, unit.wide);
+    let Some(info) = unit.exits.get_mut(record.index as usize) else { return Leave::Library };
     if info.is_call {
-        let piece = *info.piece.get_or_insert_with(|| {
-            let code = match info.region {
-                Some((kind, pc)) => pieces::region(&info.code, function, record.unit, info.vectors, kind, pc),
-                None => pieces::call(&info.code, function, record.unit, info.vectors, wide),
-            };
-            shared.arena.add(&code, 16).unwrap_or(0)
-        });
-        if piece == 0 {
-            return last_resort;
+        let code = match info.region {
+            Some((kind, pc)) => pieces::region(&info.code, function, record.unit, info.vectors, kind, pc),
+            None => pieces::call(&info.code, function, record.unit, info.vectors, wide),
+        };
+        if info.piece.is_none() {
+            info.piece = shared.arena.add(&code, 16);
         }
-        if !dropped {
-            record.next.store(piece, Release);
-        }
-        return Leave::By(piece);
+        let Some(piece) = info.piece else { return Leave::Library };
+        record.next.store(piece.address, Release);
+        return Leave::By(piece.address);
     }
-    if let ExitKind::Anchor(number) = info.kind
-        && !dropped
-        && let Some(target) = runtime.loops.get(number)
-        && let function = target.function.load(Acquire)
-        && function != 0
-        && let Some(piece) = shared.arena.add(&pieces::link(&info.code, function), 16)
+    let target = match info.kind {
+        ExitKind::Anchor(number) => runtime.loops.get(number),
+        ExitKind::Meter => return Leave::Library,
+        ExitKind::Guest => None,
+    };
+    if let Some(target) = target
+        && let Some(number) = shared.units.of_function(target.function.load(Acquire))
+        && link(shared, record.unit, record.index, number)
     {
-        let linked = shared.units.iter().rposition(|unit| unit.function == function);
-        shared.units[record.unit as usize].exits[record.index as usize].linked = linked.map(|unit| unit as u32);
-        record.next.store(piece, Release);
-        return Leave::By(piece);
+        return Leave::By(record.next.load(Relaxed));
     }
-    if info.kind == ExitKind::Meter {
-        return Leave::Library;
-    }
+    leave_by_piece(runtime, shared, record, target)
+}
+
+/// Leaves to the guest by a piece of the exit's own, which counts; once it has counted enough, the library looks at it. Where
+/// the guest goes on is in front of the anchor of `target`, if that is a loop.
+fn leave_by_piece(runtime: &Runtime, shared: &mut Shared, record: &ExitRecord, target: Option<&Loop>) -> Leave {
+    let info = shared.units.get_mut(record.unit).and_then(|unit| unit.exits.get_mut(record.index as usize));
+    let Some(info) = info else { return Leave::Library };
     match info.piece {
         None => {
-            let target = match info.kind {
-                ExitKind::Anchor(number) => runtime.loops.get(number),
-                ExitKind::Guest | ExitKind::Meter => None,
-            };
             let counts = Counts { heat: true, anchor: target.map(|target| runtime.counter_address(target.id)) };
             let code = pieces::leave(&info.code, info.pc, info.vectors, counts);
-            let Some(piece) = shared.arena.add(&code, 16) else { return last_resort };
-            info.piece = Some(piece);
+            info.piece = shared.arena.add(&code, 16);
+            let Some(piece) = info.piece else { return Leave::Library };
             record.heat.store(i32::try_from(runtime.hot_exit()).unwrap_or(i32::MAX), Relaxed);
-            if !dropped {
-                record.next.store(piece, Release);
-            }
-            Leave::By(piece)
+            record.next.store(piece.address, Release);
+            Leave::By(piece.address)
         }
-        Some(piece) if dropped || record.heat.load(Relaxed) >= 0 => {
+        Some(piece) if record.heat.load(Relaxed) >= 0 => {
             record.heat.store(i32::MAX, Relaxed);
-            Leave::By(piece)
+            Leave::By(piece.address)
         }
         Some(_) => Leave::Library,
     }
@@ -641,8 +646,8 @@ pub extern "C" fn on_foreign_thread() {
 #[expect(unsafe_code, reason = "reads the calling thread's counter")]
 pub fn entries() -> u64 {
     let context = thread::current_context();
-    // SAFETY: the calling thread's own, and the counter is a cell.
-    let own = if context.is_null() { 0 } else { unsafe { (*context.cast::<Thread>()).entries.get() } };
+    // SAFETY: the calling thread's own, and the counter is atomic.
+    let own = if context.is_null() { 0 } else { unsafe { (*context.cast::<Thread>()).entries.load(Relaxed) } };
     ENTRIES.load(Relaxed) + own
 }
 

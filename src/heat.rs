@@ -55,8 +55,7 @@ pub fn penalise(runtime: &'static Runtime, origin: &Origin, counts: bool) {
         }
         Origin::Exit { unit, exit } => {
             let mut shared = runtime.lock();
-            let Some(info) = shared.units.get_mut(*unit as usize).and_then(|unit| unit.exits.get_mut(*exit as usize))
-            else {
+            let Some(info) = shared.units.get_mut(*unit).and_then(|unit| unit.exits.get_mut(*exit as usize)) else {
                 return;
             };
             info.failures += 1;
@@ -69,7 +68,7 @@ pub fn penalise(runtime: &'static Runtime, origin: &Origin, counts: bool) {
 
 /// The exit will be looked at after it was taken so many times more.
 pub fn cool_exit(shared: &mut Locked, unit: u32, exit: u32, times: u32) {
-    if let Some(record) = shared.units.get(unit as usize).and_then(|unit| unit.records.get(exit as usize)) {
+    if let Some(record) = shared.units.get(unit).and_then(|unit| unit.records.get(exit as usize)) {
         record.heat.store(i32::try_from(times).unwrap_or(i32::MAX), Relaxed);
     }
 }

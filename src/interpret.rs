@@ -45,6 +45,14 @@ pub fn remember(number: u32, trace: &Trace, natives: Vec<u64>, records: &[ExitRe
     all.get_or_insert_default().insert(number, Arc::new(evaluated));
 }
 
+/// Unit `number` is gone. Signals must be blocked.
+pub fn forget(number: u32) {
+    let mut all = EVALUATED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(all) = all.as_mut() {
+        all.remove(&number);
+    }
+}
+
 /// The longest that signals wait for the next load.
 const PATIENCE: Duration = Duration::from_millis(1);
 

@@ -31,7 +31,7 @@ use crate::runtime::{Runtime, Shared};
 use crate::stats::COUNTERS;
 use crate::thread::current_context;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed, Ordering::Release};
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 /// Passes in the first window, and the least in any.
 const PASSES: i64 = 64;
@@ -291,8 +291,7 @@ fn without(runtime: &'static Runtime, shared: &mut Shared, own: &'static Loop, m
             }
         }
     }
-    own.function.store(function, Release);
-    runtime.pin(own.id);
+    runtime.lead(own, function);
     Hot::Enter(function)
 }
 

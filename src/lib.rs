@@ -12,8 +12,9 @@
 //! - `recorder`: executes and logs the guest's instructions. `compile`: from a log to a `unit` of code. `check`:
 //!   replays a recording on its trace. `fork_check`: compares one compiled iteration with native execution.
 //! - `context`, `records`, `regions`, `exits`, `thread`: what machine code and Rust share. `pieces`, `emit`: code made at run time.
-//! - `forks`: what happens around a fork.
-//! - `modules`, `functions`, `loops`, `options`, `stats`, `log`, `dump`, `memory`: leaves.
+//! - `reclaim`: when the memory of dropped traces is used again. `forks`: what happens around a fork.
+//! - `modules`, `functions`, `loops`, `options`, `stats`, `log`, `dump`, `memory`, `gaps`:
+//!   leaves.
 //!
 //! The crates below: `redmagic-ir` (data structures, text, verifier, evaluator), `redmagic-lift`, `redmagic-passes`,
 //! `redmagic-backend`. Only this crate knows all of them.
@@ -34,6 +35,7 @@ mod exits;
 mod fork_check;
 mod forks;
 mod functions;
+mod gaps;
 mod heat;
 mod interpret;
 mod judge;
@@ -43,6 +45,7 @@ mod memory;
 mod modules;
 mod options;
 mod pieces;
+mod reclaim;
 mod recorder;
 mod records;
 mod regions;

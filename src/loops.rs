@@ -6,10 +6,12 @@
 //! - Looking one up takes no lock: an anchor does it on every pass.
 
 use crate::memory::read_bytes;
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{
     AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// One loop.
 pub struct Loop {
@@ -76,13 +78,20 @@ struct Chain {
 /// All loops: a hash table of leaked chains that only grow.
 pub struct Loops {
     buckets: Box<[AtomicPtr<Chain>]>,
-    all: Mutex<Vec<&'static Loop>>,
+    known: Mutex<Known>,
+}
+
+/// The same loops in order.
+#[derive(Default)]
+struct Known {
+    by_number: Vec<&'static Loop>,
+    by_id: BTreeMap<(u64, u32), &'static Loop>,
 }
 
 impl Loops {
     /// No loops.
     pub fn new() -> Loops {
-        Loops { buckets: (0..BUCKETS).map(|_| AtomicPtr::default()).collect(), all: Mutex::new(Vec::new()) }
+        Loops { buckets: (0..BUCKETS).map(|_| AtomicPtr::default()).collect(), known: Mutex::default() }
     }
 
     fn bucket(&self, id: u64, site: u64) -> &AtomicPtr<Chain> {
@@ -106,15 +115,15 @@ impl Loops {
 
     /// The loop with this identity, made if it is new, with this heat. Signals must be blocked.
     pub fn find_or_add(&self, id: u64, site: u64, heat: u32) -> &'static Loop {
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = self.find(id, site) {
-            return known;
+        let mut known = self.known();
+        if let Some(entry) = self.find(id, site) {
+            return entry;
         }
         let entry: &'static Loop = Box::leak(Box::new(Loop {
             id,
             site,
             landing: Landing::of(read_bytes(site)),
-            number: all.len() as u32,
+            number: known.by_number.len() as u32,
             function: AtomicU64::new(0),
             heat: AtomicI32::new(i32::try_from(heat).unwrap_or(i32::MAX)),
             failures: AtomicU32::new(0),
@@ -124,21 +133,33 @@ impl Loops {
             disabled: AtomicBool::new(false),
             gone: AtomicBool::new(false),
         }));
-        all.push(entry);
+        known.by_number.push(entry);
+        known.by_id.insert((id, entry.number), entry);
         let bucket = self.bucket(id, site);
         let link = Box::leak(Box::new(Chain { entry, next: bucket.load(Acquire) }));
         bucket.store(link, Release);
         entry
     }
 
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The loop numbered `number`.
     pub fn get(&self, number: u32) -> Option<&'static Loop> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).get(number as usize).copied()
+        self.known().by_number.get(number as usize).copied()
     }
 
     /// Every loop.
     pub fn all(&self) -> Vec<&'static Loop> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.known().by_number.clone()
+    }
+
+    /// The loops whose ids are in a range.
+    pub fn within(&self, ids: Range<u64>) -> Vec<&'static Loop> {
+        let known = self.known();
+        let from = known.by_id.range((ids.start, 0)..).map(|(_, entry)| *entry);
+        from.take_while(|entry| entry.id < ids.end).collect()
     }
 }
 
@@ -158,6 +179,10 @@ mod tests {
         assert!(loops.find(2, 100).is_none());
         assert!(std::ptr::eq(loops.get(1).expect("the second"), second));
         assert_eq!(loops.all().len(), 2);
+        loops.find_or_add(5, 100, 5);
+        let ids = |range| loops.within(range).iter().map(|entry| (entry.id, entry.site)).collect::<Vec<_>>();
+        assert_eq!(ids(1..5), [(1, 100), (1, 200)]);
+        assert_eq!(ids(2..u64::MAX), [(5, 100)]);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 #![expect(unsafe_code, reason = "system calls, and accesses to the guest's memory")]
 
+use crate::gaps::Gaps;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -66,8 +67,26 @@ pub struct Arena {
     write: u64,
     execute: u64,
     length: usize,
+    /// Nothing was ever used from here on.
+    end: usize,
+    /// What is free before that.
+    gaps: Gaps,
+    /// Bytes in use.
     used: usize,
 }
+
+/// Machine code in an arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodeBlock {
+    /// Where it can be executed.
+    pub address: u64,
+    length: usize,
+}
+
+/// What code is aligned to at least, in bytes; its length is rounded up to a multiple.
+const CODE_ALIGNMENT: usize = 16;
+/// An instruction that stops who should not be here: int3.
+const TRAP: u8 = 0xcc;
 
 impl Arena {
     /// An empty arena of `length` bytes (a multiple of the page size).
@@ -78,21 +97,44 @@ impl Arena {
             let write = map(ptr::null_mut(), length, libc::PROT_READ | libc::PROT_WRITE, 0, file);
             let execute = map(ptr::null_mut(), length, libc::PROT_READ | libc::PROT_EXEC, 0, file);
             libc::close(file);
-            Some(Arena { write: write?, execute: execute?, length, used: 0 })
+            Some(Arena { write: write?, execute: execute?, length, end: 0, gaps: Gaps::default(), used: 0 })
         }
     }
 
-    /// Adds code and returns where it can be executed; `None` when the arena is full.
-    pub fn add(&mut self, code: &[u8], alignment: usize) -> Option<u64> {
-        let start = self.used.next_multiple_of(alignment.max(16));
-        let end = start.checked_add(code.len())?;
-        if end > self.length {
-            return None;
-        }
-        // SAFETY: the range lies within the writable view and nothing was handed out there yet.
+    /// Adds code; `None` when the arena is full.
+    pub fn add(&mut self, code: &[u8], alignment: usize) -> Option<CodeBlock> {
+        let (length, alignment) = (code.len().next_multiple_of(CODE_ALIGNMENT), alignment.max(CODE_ALIGNMENT));
+        let start = match self.gaps.take(length, alignment) {
+            Some(start) => start,
+            None => self.extend(length, alignment)?,
+        };
+        // SAFETY: the range lies within the writable view, and nobody else has it.
         unsafe { ptr::copy_nonoverlapping(code.as_ptr(), (self.write as *mut u8).add(start), code.len()) };
-        self.used = end;
-        Some(self.execute + start as u64)
+        self.used += length;
+        Some(CodeBlock { address: self.execute + start as u64, length })
+    }
+
+    /// Takes room at the end.
+    fn extend(&mut self, length: usize, alignment: usize) -> Option<usize> {
+        let start = self.end.next_multiple_of(alignment);
+        let end = start.checked_add(length).filter(|end| *end <= self.length)?;
+        if self.end < start {
+            self.gaps.add(self.end, start - self.end);
+        }
+        self.end = end;
+        Some(start)
+    }
+
+    /// Gives the memory of code back that nobody executes or refers to any more.
+    pub fn remove(&mut self, block: CodeBlock) {
+        if self.length == 0 {
+            return;
+        }
+        let start = (block.address - self.execute) as usize;
+        // SAFETY: the range lies within the writable view and is the block's alone until it is a gap.
+        unsafe { ptr::write_bytes((self.write as *mut u8).add(start), TRAP, block.length) };
+        self.gaps.add(start, block.length);
+        self.used -= block.length;
     }
 
     /// Bytes in use.
@@ -101,9 +143,18 @@ impl Arena {
     }
 
     /// In the child of a fork: makes the arena this process's own. Returns false if that fails; then no code of it may
-    /// run any more.
+    /// run any more, and what is there stays as it is, for it is the parent's.
     pub fn after_fork(&mut self) -> bool {
-        let rounded = self.used.next_multiple_of(4096);
+        let done = self.copy();
+        if !done {
+            (self.length, self.gaps) = (0, Gaps::default());
+        }
+        done
+    }
+
+    /// Replaces the file behind the arena by a new one with the same content.
+    fn copy(&mut self) -> bool {
+        let rounded = self.end.next_multiple_of(4096);
         // SAFETY: the new file gets a copy of what is in use, then both views are replaced in place by views of it.
         // Code of this arena is not running: the child's only thread is in the call of fork.
         unsafe {
@@ -221,6 +272,17 @@ pub unsafe fn guest_store(address: u64, bytes: u32, value: u128) {
     }
 }
 
+/// Makes every thread of the process that is running pass a memory barrier, and look at its code anew. Returns false if the
+/// system cannot do that (Linux before 4.16); see membarrier(2).
+pub fn barrier_everywhere() -> bool {
+    const PRIVATE_EXPEDITED_SYNC_CORE: libc::c_int = 1 << 5;
+    const REGISTER_PRIVATE_EXPEDITED_SYNC_CORE: libc::c_int = 1 << 6;
+    // SAFETY: plain system calls without pointers. A process registers once; a second time does nothing.
+    let membarrier = |command: libc::c_int| unsafe { libc::syscall(libc::SYS_membarrier, command, 0) == 0 };
+    membarrier(PRIVATE_EXPEDITED_SYNC_CORE)
+        || membarrier(REGISTER_PRIVATE_EXPEDITED_SYNC_CORE) && membarrier(PRIVATE_EXPEDITED_SYNC_CORE)
+}
+
 /// The processor time of this process so far, in nanoseconds.
 pub fn process_time() -> u64 {
     clock(libc::CLOCK_PROCESS_CPUTIME_ID)
@@ -291,13 +353,27 @@ mod tests {
     fn code_in_the_arena_runs_and_survives_a_fork() {
         let mut arena = Arena::new(1 << 20).expect("memory");
         // mov eax, 42; ret
-        let address = arena.add(&[0xb8, 42, 0, 0, 0, 0xc3], 16).expect("room");
+        let code = arena.add(&[0xb8, 42, 0, 0, 0, 0xc3], 16).expect("room");
         // SAFETY: a complete C function.
-        let function: extern "C" fn() -> i32 = unsafe { std::mem::transmute(address) };
+        let function: extern "C" fn() -> i32 = unsafe { std::mem::transmute(code.address) };
         assert_eq!(function(), 42);
         assert!(arena.after_fork());
         assert_eq!(function(), 42);
         assert!(arena.add(&[0; 2 << 20], 16).is_none());
+    }
+
+    #[test]
+    fn memory_of_removed_code_is_used_again() {
+        let mut arena = Arena::new(1 << 20).expect("memory");
+        let blocks: Vec<CodeBlock> = (1..100).map(|bytes| arena.add(&vec![0x90; bytes], 16).expect("room")).collect();
+        let (used, end) = (arena.used(), arena.end);
+        blocks.iter().for_each(|block| arena.remove(*block));
+        assert_eq!(arena.used(), 0);
+        assert_eq!(read_bytes::<1>(blocks[0].address), Some([TRAP]));
+        for bytes in 1..100 {
+            assert!(arena.add(&vec![0x90; bytes], 16).is_some());
+        }
+        assert_eq!((arena.used(), arena.end), (used, end));
     }
 
     #[test]

@@ -27,9 +27,10 @@
 
 use crate::context::tls;
 use crate::exits::NO_UNIT;
-use crate::memory::{Mapping, SignalsBlocked, read_word};
+use crate::memory::{self, Mapping, SignalsBlocked, read_word};
 use crate::stubs;
 use std::arch::global_asm;
+use std::collections::HashSet;
 use std::mem::offset_of;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -132,11 +133,19 @@ unsafe extern "C" {
     static mut redmagic_records: [u8; RECORDS * RECORD_BYTES];
 }
 
+/// A thread that has records.
+struct Member {
+    /// Its context.
+    owner: u64,
+    /// Its word BUSY.
+    busy: u64,
+}
+
 struct Pool {
     /// Records below this number are prepared.
     prepared: usize,
-    /// The contexts of all threads.
-    threads: Vec<u64>,
+    /// All threads.
+    threads: Vec<Member>,
     /// Refills that are refused before it is worth while to look for abandoned records again.
     patience: usize,
     /// Chain of prepared records that no thread has.
@@ -175,11 +184,11 @@ pub fn ranges() -> [(u64, u64); 2] {
     [(first, first + (THUNK_DISTANCE + RECORDS * THUNK_BYTES) as u64), saves]
 }
 
-/// A first chain for a thread with this context. Null when there is none left.
-pub fn enrol(owner: u64) -> *mut Record {
+/// A first chain for a thread with this context and this word BUSY. Null when there is none left.
+pub fn enrol(owner: u64, busy: u64) -> *mut Record {
     {
         let _blocked = SignalsBlocked::new();
-        lock().threads.push(owner);
+        lock().threads.push(Member { owner, busy });
     }
     refill(ptr::null_mut(), owner)
 }
@@ -217,7 +226,7 @@ fn find_more(pool: &mut Pool, owner: u64) {
     // Looking at every record costs as much as thousands of calls.
     match pool.patience.checked_sub(1) {
         Some(left) => pool.patience = left,
-        None => pool.patience = if reclaim(pool, owner) * 8 >= RECORDS { 0 } else { RECORDS / 8 },
+        None => pool.patience = if take_abandoned(pool, owner) * 8 >= RECORDS { 0 } else { RECORDS / 8 },
     }
 }
 
@@ -225,7 +234,7 @@ fn find_more(pool: &mut Pool, owner: u64) {
 pub fn release(chain: *mut Record, owner: u64) {
     let _blocked = SignalsBlocked::new();
     let mut pool = lock();
-    pool.threads.retain(|thread| *thread != owner);
+    pool.threads.retain(|thread| thread.owner != owner);
     let mut at = chain;
     while !at.is_null() {
         // SAFETY: a free record that the caller gives up.
@@ -258,7 +267,7 @@ pub fn hold() -> Held {
 impl Held {
     /// In the child, which has only the thread with this context.
     pub fn keep_only(&mut self, owner: u64) {
-        self.0.threads.retain(|thread| *thread == owner);
+        self.0.threads.retain(|thread| thread.owner == owner);
     }
 }
 
@@ -266,18 +275,54 @@ fn lock() -> MutexGuard<'static, Pool> {
     POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The calls of this unit that are under way will go on in the guest when they return.
-pub fn abandon_unit(unit: u32) {
+/// The calls of these units that are under way will go on in the guest when they return.
+pub fn abandon_units(units: &HashSet<u32>) {
     let pool = lock();
     for at in 0..pool.prepared {
-        // SAFETY: a prepared record; `unit` is read as a plain word that its thread may be writing, in which case the
-        // thread has checked after the dropping that the unit is still linked.
+        // SAFETY: a prepared record; `unit` is read as a plain word that its thread may be writing, and then the unit is
+        // looked for again later (see `reclaim`).
         let record = unsafe { &*record(at) };
-        if record.unit == unit {
+        if units.contains(&record.unit) {
             let _ = record.live.compare_exchange(WAITING, ABANDONED, Relaxed, Relaxed);
             let _ = record.live.compare_exchange(REGION, ABANDONED_REGION, Relaxed, Relaxed);
         }
     }
+}
+
+/// A thread that may be in a trace, and how many it had entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Busy {
+    owner: u64,
+    entries: u64,
+}
+
+/// The threads that may be in a trace now, without the one with context `own`. A thread that enters one from here on sees
+/// all that was stored before. `None` if the system cannot make sure of that.
+pub fn busy_threads(own: u64) -> Option<Vec<Busy>> {
+    let pool = lock();
+    if pool.threads.iter().all(|thread| thread.owner == own) {
+        return Some(Vec::new());
+    }
+    memory::barrier_everywhere()
+        .then(|| pool.threads.iter().filter(|thread| thread.owner != own).filter_map(busy).collect())
+}
+
+/// Leaves only those that have been in a trace, the same one, ever since.
+pub fn still_busy(seen: &mut Vec<Busy>) {
+    let pool = lock();
+    seen.retain(|seen| {
+        let now = pool.threads.iter().find(|thread| thread.owner == seen.owner).and_then(busy);
+        // It may have found its trace before it was seen, and have counted afterwards. Not so the next one.
+        now.is_some_and(|now| now.entries.wrapping_sub(seen.entries) < 2)
+    });
+}
+
+/// What is known of a thread, if it may be in a trace.
+fn busy(thread: &Member) -> Option<Busy> {
+    // The block of a thread that has ended without a word is gone, or holds anything.
+    let is_busy = memory::read_bytes::<4>(thread.busy).is_some_and(|word| word != [0; 4]);
+    // SAFETY: members are threads whose structure lives as long as they are listed, or for ever.
+    is_busy.then(|| Busy { owner: thread.owner, entries: unsafe { crate::thread::entries_of(thread.owner) } })
 }
 
 /// Makes the next page of records and thunks. Returns false if all are made, or memory is short.
@@ -328,14 +373,14 @@ fn prepare(pool: &mut Pool) -> bool {
 
 /// Finds records of `owner`, and of threads that have ended, whose call will never return: the stack no longer holds their
 /// return address. Returns how many.
-fn reclaim(pool: &mut Pool, owner: u64) -> usize {
+fn take_abandoned(pool: &mut Pool, owner: u64) -> usize {
     let mut found = 0;
     for at in 0..pool.prepared {
         let pointer = record(at);
         // SAFETY: a prepared record. Of what its owner may be writing, only words are read.
         let (live, its_owner, rsp) =
             unsafe { ((*pointer).live.load(Relaxed), (*pointer).owner, (*pointer).rsp.wrapping_sub(8)) };
-        let ours = its_owner == owner || !pool.threads.contains(&its_owner);
+        let ours = its_owner == owner || !pool.threads.iter().any(|thread| thread.owner == its_owner);
         let call = matches!(live, WAITING | ABANDONED);
         if call && ours && read_word(rsp) != Some(return_point(pointer)) {
             // SAFETY: its call is over without a return, and nobody else takes it while the pool is locked.
@@ -391,7 +436,7 @@ mod tests {
 
     #[test]
     fn chains_are_refilled_and_released() {
-        let chain = enrol(1);
+        let chain = enrol(1, 0);
         assert!(has_two(chain));
         let mut count = 0;
         let mut at = chain;
@@ -409,7 +454,7 @@ mod tests {
         let mut chains = Vec::new();
         // One record short of whole batches, again and again: the pool is left with every number of records.
         for owner in 10..10 + 3 * BATCH as u64 {
-            let chain = enrol(owner);
+            let chain = enrol(owner, 0);
             assert!(has_two(chain));
             // SAFETY: the chain is this test's; its first record is kept, as a call under way would.
             release(unsafe { (*chain).next }, owner);

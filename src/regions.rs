@@ -31,7 +31,7 @@ use crate::thread::{self, Thread};
 use std::arch::naked_asm;
 use std::mem::offset_of;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering::Relaxed, Ordering::SeqCst, compiler_fence};
 
 /// What begins and ends a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +72,9 @@ pub extern "C" fn redmagic_temp_disable() {
     )
 }
 
-/// Goes to label 3 unless the region with the record in rax, which is not null, ends at this call; rcx holds the distance of
-/// the thread's block. What is not so usual is left to [`ends_here`].
+/// Makes the thread busy and goes on if the region with the record in rax, which is not null, ends at this call; rcx holds the
+/// distance of the thread's block. Else goes to label 3, or to 4 if the thread is busy by then. What is not so usual is left to
+/// [`ends_here`].
 macro_rules! check_end {
     () => {
         concat!(
@@ -87,6 +88,10 @@ macro_rules! check_end {
             "jne 3f\n",
             "cmp dword ptr fs:[rcx + {busy}], 0\n",
             "jne 3f\n",
+            // Who drops the unit looks at BUSY after it has abandoned the record.
+            "mov dword ptr fs:[rcx + {busy}], 1\n",
+            "cmp dword ptr [rax + {rec_live}], {region}\n",
+            "jne 4f\n",
         )
     };
 }
@@ -111,9 +116,9 @@ pub extern "C" fn redmagic_temp_enable() {
         "mov rdx, qword ptr [rax + {rec_next}]",
         "mov qword ptr fs:[rcx + {regions}], rdx",
         "sub dword ptr fs:[rcx + {disabled}], 1",
-        "mov dword ptr fs:[rcx + {busy}], 1",
         "mov dword ptr [rax + {rec_live}], {waiting}",
         "jmp {go_on}",
+        "4: mov dword ptr fs:[rcx + {busy}], 0",
         "3: mov rdi, qword ptr [rsp]",
         "lea rsi, [rsp + 8]",
         "push rcx",
@@ -143,10 +148,10 @@ pub extern "C" fn redmagic_end_merge_block() {
         // A signal handler may have run a trace with a merge block since; then this one was abandoned.
         "xor edx, edx",
         "cmpxchg qword ptr fs:[rcx + {merge}], rdx",
-        "jne 3f",
-        "mov dword ptr fs:[rcx + {busy}], 1",
+        "jne 4f",
         "mov dword ptr [rax + {rec_live}], {waiting}",
         "jmp {go_on}",
+        "4: mov dword ptr fs:[rcx + {busy}], 0",
         "3: mov rdi, qword ptr [rsp]",
         "lea rsi, [rsp + 8]",
         "push rcx",
@@ -231,11 +236,16 @@ fn ends_here(record: &mut Record, return_address: u64, rsp: u64) -> bool {
         // A recording finds out where its region ends.
         record.return_address = return_address;
     }
-    let ends = record.return_address == return_address;
-    if ends {
-        // From here on the record would pass for one that was abandoned: no handler may look for such.
-        thread::set_busy(true);
-        record.live.store(WAITING, Relaxed);
+    if record.return_address != return_address {
+        return false;
+    }
+    // From here on the record would pass for one that was abandoned: no handler may look for such. And who drops the unit
+    // looks at BUSY after it has abandoned the record.
+    thread::set_busy(true);
+    compiler_fence(SeqCst);
+    let ends = record.live.compare_exchange(REGION, WAITING, Relaxed, Relaxed).is_ok();
+    if !ends {
+        thread::set_busy(false);
     }
     ends
 }

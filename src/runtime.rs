@@ -22,19 +22,20 @@ use crate::memory::{Arena, SignalsBlocked};
 use crate::modules::Modules;
 use crate::options::{Check, OptionError, Options};
 use crate::pieces::{self, Counts, VectorState};
+use crate::reclaim::Reclaim;
 use crate::recorder::Origin;
 use crate::recorder::places::Terms;
 use crate::recorder::slots::{self, Kind, SlotInfo};
 use crate::records;
 use crate::stats::{self, COUNTERS};
 use crate::stubs;
-use crate::unit::Unit;
+use crate::unit::{Unit, Units};
 use redmagic_backend::Backend;
 use redmagic_ir::CallEffect;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::{Deref, DerefMut};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed, Ordering::Release};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub use crate::calls::on_refill;
@@ -103,7 +104,8 @@ pub struct Runtime {
     active: u64,
     hot_loop: AtomicU32,
     hot_exit: AtomicU32,
-    pinned: Box<[AtomicBool]>,
+    /// By counter: how many loops with traces share it.
+    pinned: Box<[AtomicU32]>,
     shared: Mutex<Shared>,
 }
 
@@ -120,7 +122,9 @@ pub struct Shared {
     /// Machine code.
     pub arena: Arena,
     /// All traces.
-    pub units: Vec<Unit>,
+    pub units: Units,
+    /// What was dropped and is not yet given back.
+    pub reclaim: Reclaim,
     /// Compiled traces that are tried out when their origin is reached again, and used only then.
     pub untried: Vec<Compiled>,
     /// Ranges that the host has declared immutable: start and end.
@@ -192,10 +196,10 @@ impl Runtime {
     fn new(options: Options) -> Option<Runtime> {
         stubs::detect_vectors();
         let mut arena = Arena::new(ARENA_BYTES)?;
-        let last_resort = arena.add(&pieces::leave_dynamic(VectorState::All), 16)?;
+        let last_resort = arena.add(&pieces::leave_dynamic(VectorState::All), 16)?.address;
         let function = crate::entry::recorder_returned as *const () as u64;
         let call = pieces::call(&pieces::unchanged(), function, crate::exits::NO_UNIT, VectorState::All, true);
-        let call_piece = arena.add(&call, 16)?;
+        let call_piece = arena.add(&call, 16)?.address;
         let mut functions = Functions::new();
         crate::capi::declare_functions(&mut functions);
         Some(Runtime {
@@ -204,14 +208,15 @@ impl Runtime {
             active: stubs::active_address(),
             hot_loop: AtomicU32::new(options.hot_loop),
             hot_exit: AtomicU32::new(options.hot_exit),
-            pinned: (0..COUNTER_COUNT).map(|_| AtomicBool::new(false)).collect(),
+            pinned: (0..COUNTER_COUNT).map(|_| AtomicU32::new(0)).collect(),
             shared: Mutex::new(Shared {
                 options,
                 modules: Modules::new(),
                 functions,
                 epoch: 0,
                 arena,
-                units: Vec::new(),
+                units: Units::default(),
+                reclaim: Reclaim::default(),
                 untried: Vec::new(),
                 declared: BTreeMap::new(),
                 backend: None,
@@ -267,7 +272,7 @@ impl Runtime {
 
     fn reset_counters(&self) {
         for bucket in 0..COUNTER_COUNT {
-            if !self.pinned[bucket].load(Relaxed) {
+            if self.pinned[bucket].load(Relaxed) == 0 {
                 self.counter(bucket).store(self.first_count(), Relaxed);
             }
         }
@@ -310,20 +315,33 @@ impl Runtime {
     /// Returns how many passes it stood for.
     pub fn rewind(&self, id: u64) -> u32 {
         let bucket = Runtime::bucket(id);
-        let pinned = self.pinned[bucket].load(Relaxed);
+        let pinned = self.pinned[bucket].load(Relaxed) != 0;
         self.counter(bucket).store(if pinned { 0 } else { self.first_count() }, Relaxed);
         if pinned { 1 } else { self.hot_loop() }
     }
 
-    /// Makes every pass of an id's anchors come here: there is a trace.
-    pub fn pin(&self, id: u64) {
-        self.pinned[Runtime::bucket(id)].store(true, Relaxed);
-        self.counter(Runtime::bucket(id)).store(0, Relaxed);
+    /// Lets a loop lead to a trace's function. Every pass of its anchors comes here from now on. The lock is held.
+    pub fn lead(&self, own: &Loop, function: u64) {
+        let bucket = Runtime::bucket(own.id);
+        if own.function.swap(function, Release) == 0 {
+            self.pinned[bucket].fetch_add(1, Relaxed);
+        }
+        self.counter(bucket).store(0, Relaxed);
+    }
+
+    /// The opposite: its anchors pass again, if no other loop with a trace shares their counter. Returns the function, 0 if it
+    /// had none. The lock is held.
+    pub fn lead_nowhere(&self, own: &Loop) -> u64 {
+        let function = own.function.swap(0, Relaxed);
+        if function != 0 {
+            self.pinned[Runtime::bucket(own.id)].fetch_sub(1, Relaxed);
+        }
+        function
     }
 
     /// Whether every pass of an id's anchors comes here.
     pub fn is_pinned(&self, id: u64) -> bool {
-        self.pinned[Runtime::bucket(id)].load(Relaxed)
+        self.pinned[Runtime::bucket(id)].load(Relaxed) != 0
     }
 
     /// The address of the counter of an id.
@@ -334,15 +352,6 @@ impl Runtime {
     /// Lets so many passes of an id's anchors go by.
     pub fn count_down(&self, id: u64, passes: i32) {
         self.counter(Runtime::bucket(id)).store(passes - 1, Relaxed);
-    }
-
-    /// Lets the anchors of an id pass again, if no other loop with a trace shares their counter.
-    pub fn unpin(&self, id: u64) {
-        let bucket = Runtime::bucket(id);
-        let shared = |other: &&Loop| Runtime::bucket(other.id) == bucket && other.function.load(Relaxed) != 0;
-        if !self.loops.all().iter().any(shared) {
-            self.pinned[bucket].store(false, Relaxed);
-        }
     }
 
     /// Passes before a loop is recorded.
@@ -445,7 +454,7 @@ impl Runtime {
         if !hit.is_empty() {
             self.drop_units(&mut shared, |unit| unit.dependencies.iter().any(|range| range.0 < end && start < range.1));
         }
-        for entry in self.loops.all().into_iter().filter(|entry| (start..end).contains(&entry.id)) {
+        for entry in self.loops.within(start..end) {
             self.drop_loop(&mut shared, entry);
             entry.failures.store(0, Relaxed);
             entry.heat.store(i32::try_from(self.hot_loop()).unwrap_or(i32::MAX), Relaxed);
@@ -456,7 +465,7 @@ impl Runtime {
     pub fn disable(&'static self, id: u64) {
         let mut shared = self.lock();
         shared.disabled.insert(id);
-        for entry in self.loops.all().into_iter().filter(|entry| entry.id == id) {
+        for entry in self.loops.within(id..id.saturating_add(1)) {
             entry.disabled.store(true, Release);
             self.drop_loop(&mut shared, entry);
         }
@@ -477,7 +486,7 @@ impl Runtime {
         /// A loop that is left after so many passes each time never becomes hot.
         const SHORT: i32 = 3;
         let bucket = Runtime::bucket(id);
-        if !self.pinned[bucket].load(Relaxed) {
+        if self.pinned[bucket].load(Relaxed) == 0 {
             let counter = self.counter(bucket);
             counter.store(counter.load(Relaxed).saturating_add(SHORT).min(self.first_count()), Relaxed);
         }
@@ -502,7 +511,7 @@ impl Runtime {
 
     /// Makes the next pass of loop `id` a hot one.
     pub fn heat_now(&'static self, id: u64) {
-        for entry in self.loops.all().into_iter().filter(|entry| entry.id == id) {
+        for entry in self.loops.within(id..id.saturating_add(1)) {
             entry.heat.store(0, Relaxed);
         }
         self.counter(Runtime::bucket(id)).store(0, Relaxed);
@@ -518,41 +527,45 @@ impl Runtime {
         entry
     }
 
-    /// Drops units: nothing enters them any more, and the calls they have under way go on in the guest.
+    /// Drops units with their side traces: nothing enters them any more, and the calls they have under way go on in the guest.
     pub fn drop_units(&self, shared: &mut Shared, which: impl Fn(&Unit) -> bool) {
         let to_library = stubs::exit_to_library as *const () as u64;
         let mut gone = HashSet::new();
-        shared.untried.retain(|compiled| !which(&compiled.unit));
-        for (number, unit) in shared.units.iter_mut().enumerate() {
-            if unit.dropped || !which(unit) {
+        for compiled in shared.untried.extract_if(.., |compiled| which(&compiled.unit)) {
+            shared.reclaim.code(compiled.unit.blocks());
+        }
+        for (number, unit) in shared.units.in_use() {
+            let orphan = matches!(unit.origin, Origin::Exit { unit, .. } if gone.contains(&unit));
+            if !orphan && !which(unit) {
                 continue;
             }
             unit.dropped = true;
-            gone.insert(number as u32);
+            gone.insert(number);
             stats::add(&COUNTERS.traces_dropped, 1);
             if let Origin::Anchor(own) = unit.origin {
-                let _ = own.function.compare_exchange(unit.function, 0, Relaxed, Relaxed);
-                self.unpin(own.id);
+                if own.function.load(Relaxed) == unit.function {
+                    self.lead_nowhere(own);
+                }
                 own.heat.store(i32::try_from(self.hot_loop()).unwrap_or(i32::MAX), Relaxed);
                 shared.docket.strike(own);
             }
-            records::abandon_unit(number as u32);
             unit.records.iter().for_each(|record| record.next.store(to_library, Release));
         }
-        unlink(shared, |linked| gone.contains(&linked));
+        records::abandon_units(&gone);
+        unlink(shared, &gone);
+        shared.reclaim.units(gone);
     }
 
-    /// Drops the trace of a loop, in use or set aside. Nothing else leads to its side traces.
+    /// Drops the trace of a loop, in use or set aside.
     pub fn drop_loop(&self, shared: &mut Shared, own: &Loop) {
         self.drop_units(shared, |unit| matches!(unit.origin, Origin::Anchor(root) if root.number == own.number));
     }
 
     /// Takes the trace of a loop out of use, so that it can come back; returns its function.
     pub fn set_aside(&self, shared: &mut Shared, own: &Loop) -> u64 {
-        let function = own.function.swap(0, Relaxed);
-        self.unpin(own.id);
-        if let Some(number) = shared.units.iter().rposition(|unit| unit.function == function) {
-            unlink(shared, |linked| linked as usize == number);
+        let function = self.lead_nowhere(own);
+        if let Some(number) = shared.units.of_function(function) {
+            unlink(shared, &HashSet::from([number]));
         }
         function
     }
@@ -576,13 +589,13 @@ impl Runtime {
 }
 
 /// Makes exits that lead to some units lead to the library again.
-fn unlink(shared: &mut Shared, goes: impl Fn(u32) -> bool) {
+fn unlink(shared: &mut Shared, gone: &HashSet<u32>) {
     let to_library = stubs::exit_to_library as *const () as u64;
-    for unit in shared.units.iter_mut().filter(|unit| !unit.dropped) {
+    for (_, unit) in shared.units.in_use() {
         for (info, record) in unit.exits.iter_mut().zip(&unit.records) {
-            if info.linked.is_some_and(&goes) {
-                (info.linked, info.piece) = (None, None);
+            if let Some(link) = info.link.take_if(|link| gone.contains(&link.unit)) {
                 record.next.store(to_library, Release);
+                shared.reclaim.code([link.code].into_iter().chain(info.piece.take()));
             }
         }
     }
@@ -597,7 +610,7 @@ impl Shared {
         let bytes = self.modules.code(pc)?;
         let arena = &mut self.arena;
         let prepared = slots::prepare(slots::decode(pc, &bytes), &bytes, |code, scratch, vectors| {
-            arena.add(&pieces::slot(code, scratch, vectors), 16)
+            arena.add(&pieces::slot(code, scratch, vectors), 16).map(|slot| slot.address)
         })?;
         let slot: &'static SlotInfo = Box::leak(Box::new(prepared));
         self.slots.insert(pc, slot);
@@ -641,14 +654,14 @@ impl Shared {
         }
         let code = pieces::leave(&pieces::unchanged(), pc, VectorState::All, Counts::default());
         match self.arena.add(&code, 16) {
-            Some(piece) => *self.leave_pieces.entry(pc).or_insert(piece),
+            Some(piece) => *self.leave_pieces.entry(pc).or_insert(piece.address),
             None => self.last_resort,
         }
     }
 
     /// The exit of a record that belongs to a unit.
     pub fn exit_of(&mut self, record: &ExitRecord) -> Option<&mut Unit> {
-        self.units.get_mut(record.unit as usize).filter(|unit| (record.index as usize) < unit.exits.len())
+        self.units.get_mut(record.unit).filter(|unit| (record.index as usize) < unit.exits.len())
     }
 
     /// Counts a reason for a failure, and logs it at `level`.

@@ -19,6 +19,7 @@ use crate::regions;
 use crate::stubs;
 use std::cell::Cell;
 use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Bytes of private stack: the optimiser and the compiler run there. Only touched pages cost memory.
 const STACK_BYTES: usize = 8 << 20;
@@ -36,8 +37,8 @@ pub struct Thread {
     pub suspended: *mut records::Record,
     /// Leads wherever the library wants a stub to go that expects an exit record.
     pub transfer: ExitRecord,
-    /// Trace entries, added up here because an atomic counter would be shared.
-    pub entries: Cell<u64>,
+    /// Trace entries from anchors. Only this thread adds to them; others look.
+    pub entries: AtomicU64,
     stack: Mapping,
 }
 
@@ -89,11 +90,11 @@ pub fn create() -> bool {
         places: Places::default(),
         suspended: ptr::null_mut(),
         transfer: ExitRecord::new(NO_UNIT, 0, 0),
-        entries: Cell::new(0),
+        entries: AtomicU64::new(0),
         stack,
     });
     let owner = &raw const *thread as u64;
-    thread.context.free_record = records::enrol(owner);
+    thread.context.free_record = records::enrol(owner, block().wrapping_offset(tls::BUSY as isize) as u64);
     if !records::has_two(thread.context.free_record) {
         records::release(thread.context.free_record, owner);
         return false;
@@ -134,8 +135,18 @@ fn free_current() {
         block().wrapping_offset(tls::CONTEXT as isize).cast::<*mut Context>().write(ptr::null_mut());
         let thread = Box::from_raw(context.cast::<Thread>());
         records::release(thread.context.free_record, context as u64);
-        crate::runtime::add_entries(thread.entries.get());
+        crate::runtime::add_entries(thread.entries.load(Relaxed));
     }
+}
+
+/// The trace entries of the thread with this context.
+///
+/// # Safety
+/// The thread's structure was not freed.
+pub unsafe fn entries_of(context: u64) -> u64 {
+    let thread = context as *const Thread;
+    // SAFETY: as the caller promises; no reference is made to what the thread itself may be using.
+    unsafe { (*(&raw const (*thread).entries)).load(Relaxed) }
 }
 
 /// The thread of a context.

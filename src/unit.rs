@@ -1,14 +1,65 @@
 //! Units: compiled traces with what is known of their exits.
 //!
+//! A unit that is dropped is kept until nothing can be in its code any more; see `reclaim`. Numbers are never used again.
+//!
 //! Worked example: unit 3, the loop of anchor 1, has the exits 0 (guest, hot: linked to unit 5), 1 (the state of a residual
 //! call) and 2 (guest, taken twice). Dropping unit 5 unlinks exit 0; dropping unit 3 makes anchor 1 cold again.
 
 use crate::exits::ExitRecord;
+use crate::memory::CodeBlock;
 use crate::pieces::VectorState;
 use crate::recorder::Origin;
 use crate::regions::Kind;
 use redmagic_backend::ExitCode;
 use redmagic_ir::{ExitKind, Slot, Terminator, Trace};
+use std::collections::BTreeMap;
+
+/// All units, by number.
+#[derive(Default)]
+pub struct Units {
+    next: u32,
+    all: BTreeMap<u32, Unit>,
+}
+
+impl Units {
+    /// The number of the next unit.
+    pub fn next(&self) -> u32 {
+        self.next
+    }
+
+    /// Adds a unit and returns its number.
+    pub fn add(&mut self, unit: Unit) -> u32 {
+        let number = self.next;
+        self.next += 1;
+        self.all.insert(number, unit);
+        number
+    }
+
+    /// Unit `number`, unless its memory was given back.
+    pub fn get(&self, number: u32) -> Option<&Unit> {
+        self.all.get(&number)
+    }
+
+    /// The same, to change it.
+    pub fn get_mut(&mut self, number: u32) -> Option<&mut Unit> {
+        self.all.get_mut(&number)
+    }
+
+    /// Takes a unit out.
+    pub fn remove(&mut self, number: u32) -> Option<Unit> {
+        self.all.remove(&number)
+    }
+
+    /// The units in use with their numbers, side traces behind those that they begin in.
+    pub fn in_use(&mut self) -> impl Iterator<Item = (u32, &mut Unit)> {
+        self.all.iter_mut().map(|(number, unit)| (*number, unit)).filter(|(_, unit)| !unit.dropped)
+    }
+
+    /// The number of the unit in use with this function.
+    pub fn of_function(&mut self, function: u64) -> Option<u32> {
+        self.in_use().find(|(_, unit)| unit.function == function).map(|(number, _)| number)
+    }
+}
 
 /// A compiled trace.
 pub struct Unit {
@@ -26,6 +77,16 @@ pub struct Unit {
     pub wide: bool,
     /// It is no longer entered; activations go on in the guest.
     pub dropped: bool,
+    /// The memory of its function and of what that calls.
+    pub code: Vec<CodeBlock>,
+}
+
+impl Unit {
+    /// All its code, with that of its exits.
+    pub fn blocks(&self) -> impl Iterator<Item = CodeBlock> {
+        let exits = self.exits.iter().flat_map(|info| [info.piece, info.link.map(|link| link.code)]).flatten();
+        self.code.iter().copied().chain(exits)
+    }
 }
 
 /// An exit of a unit.
@@ -42,12 +103,21 @@ pub struct ExitInfo {
     pub is_call: bool,
     /// It begins a region: what kind, and where that begins.
     pub region: Option<(Kind, u64)>,
-    /// The piece that leaves to the guest, once it was made, and whether it counts.
-    pub piece: Option<u64>,
-    /// The unit that it is linked to.
-    pub linked: Option<u32>,
+    /// The piece that leaves to the guest or makes its call, once it was made.
+    pub piece: Option<CodeBlock>,
+    /// What it is linked to.
+    pub link: Option<Link>,
     /// Times that a recording from here was tried in vain.
     pub failures: u32,
+}
+
+/// The way from an exit to another trace.
+#[derive(Clone, Copy)]
+pub struct Link {
+    /// The unit that it leads to.
+    pub unit: u32,
+    /// The piece that enters it.
+    pub code: CodeBlock,
 }
 
 /// Which vector registers each exit of a trace has to restore, if the trace is entered in `entry`.

@@ -108,6 +108,12 @@ fn threads() {
 }
 
 #[test]
+fn dropped_traces_are_freed() {
+    check(&["reclaim.c"], "-O2", Static);
+    check(&["reclaim.c"], "-O0", Shared);
+}
+
+#[test]
 fn forks() {
     check(&["forks.c"], "-O2", Static);
     check(&["forks.c"], "-O2 -DTRACED", Shared);

@@ -271,6 +271,7 @@ pub fn try_out(runtime: &'static Runtime, thread: &mut Thread, compiled: Compile
             let mut report = Report::new(runtime.lock().options.dump.as_ref(), "check", number);
             trial.describe(&mut report, &conclusion);
             report.write();
+            runtime.lock().discard(compiled.unit.blocks());
             penalise(runtime, &origin, true);
             0
         }
