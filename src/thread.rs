@@ -146,7 +146,7 @@ fn free_current() {
 pub unsafe fn entries_of(context: u64) -> u64 {
     let thread = context as *const Thread;
     // SAFETY: as the caller promises; no reference is made to what the thread itself may be using.
-    unsafe { (*(&raw const (*thread).entries)).load(Relaxed) }
+    unsafe { (*thread).entries.load(Relaxed) }
 }
 
 /// The thread of a context.

@@ -124,8 +124,8 @@ impl Loop<'_> {
 
     /// Additions and subtractions of the guest's.
     fn arithmetic(&self) -> usize {
-        // The counter, and what its meter is at exits.
-        self.count(&[Opcode::Add, Opcode::Sub]) - 2 * usize::from(self.counted)
+        // The counter.
+        self.count(&[Opcode::Add, Opcode::Sub]) - usize::from(self.counted)
     }
 
     /// Whether something in the loop is called.
