@@ -455,7 +455,8 @@ macro_rules! moves {
     };
 }
 
-/// Defines a function that moves vector registers between the machine and the context in rcx; keeps everything else.
+/// Defines a function that moves vector registers between the machine and the context in rcx; keeps everything else, but the
+/// flags only where it saves.
 macro_rules! vector_function {
     ($(#[$doc:meta])* $name:ident, $way:ident $op:literal $size:literal $reg:literal: $($n:literal)*; $masks:expr) => {
         $(#[$doc])*
@@ -478,15 +479,29 @@ vector_function!(
     load_xmm, load "movups" "xmmword" "xmm": 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; ""
 );
 vector_function!(
-    /// Saves ymm0 to ymm15.
-    save_ymm, save "vmovups" "ymmword" "ymm": 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; ""
+    /// Saves ymm0 to ymm15, and clears their upper halves: the library and traces would be slow with them.
+    save_ymm, save "vmovups" "ymmword" "ymm": 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; "vzeroupper\n"
 );
 vector_function!(
-    /// Loads ymm0 to ymm15.
-    load_ymm, load "vmovups" "ymmword" "ymm": 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; ""
+    /// Loads ymm0 to ymm15. Zeros in all upper halves are those of a processor that does not use them: as long as it does,
+    /// every legacy SSE instruction waits for the one before that has written its register.
+    load_ymm, load "vmovups" "ymmword" "ymm": 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15;
+    concat!(
+        "vorps ymm0, ymm0, ymm1\n", "vorps ymm0, ymm0, ymm2\n", "vorps ymm0, ymm0, ymm3\n",
+        "vorps ymm0, ymm0, ymm4\n", "vorps ymm0, ymm0, ymm5\n", "vorps ymm0, ymm0, ymm6\n",
+        "vorps ymm0, ymm0, ymm7\n", "vorps ymm0, ymm0, ymm8\n", "vorps ymm0, ymm0, ymm9\n",
+        "vorps ymm0, ymm0, ymm10\n", "vorps ymm0, ymm0, ymm11\n", "vorps ymm0, ymm0, ymm12\n",
+        "vorps ymm0, ymm0, ymm13\n", "vorps ymm0, ymm0, ymm14\n", "vorps ymm0, ymm0, ymm15\n",
+        "vextractf128 xmm0, ymm0, 1\n",
+        "vptest xmm0, xmm0\n",
+        "vmovups ymm0, ymmword ptr [rcx + {vector}]\n",
+        "jne 2f\n",
+        "vzeroupper\n",
+        "2:\n",
+    )
 );
 vector_function!(
-    /// Saves zmm0 to zmm31 and k0 to k7.
+    /// Saves zmm0 to zmm31 and k0 to k7, and clears upper halves like `save_ymm`.
     save_zmm, save "vmovups" "zmmword" "zmm":
         0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31;
     concat!(
@@ -497,10 +512,24 @@ vector_function!(
     )
 );
 vector_function!(
-    /// Loads zmm0 to zmm31 and k0 to k7.
+    /// Loads zmm0 to zmm31 and k0 to k7. Zeros in upper parts are like those in `load_ymm`; of registers 16 to 31 they cost
+    /// nothing.
     load_zmm, load "vmovups" "zmmword" "zmm":
         0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31;
     concat!(
+        "vporq zmm0, zmm0, zmm1\n", "vpternlogq zmm0, zmm2, zmm3, 0xfe\n", "vpternlogq zmm0, zmm4, zmm5, 0xfe\n",
+        "vpternlogq zmm0, zmm6, zmm7, 0xfe\n", "vpternlogq zmm0, zmm8, zmm9, 0xfe\n",
+        "vpternlogq zmm0, zmm10, zmm11, 0xfe\n", "vpternlogq zmm0, zmm12, zmm13, 0xfe\n",
+        "vpternlogq zmm0, zmm14, zmm15, 0xfe\n",
+        // Words 2 to 7.
+        "kxnorw k1, k1, k1\n",
+        "kshiftlw k1, k1, 2\n",
+        "vptestmq k0{{k1}}, zmm0, zmm0\n",
+        "kortestw k0, k0\n",
+        "vmovups zmm0, zmmword ptr [rcx + {vector}]\n",
+        "jne 2f\n",
+        "vzeroupper\n",
+        "2:\n",
         "kmovq k0, qword ptr [rcx + {vector} + 2048]\n", "kmovq k1, qword ptr [rcx + {vector} + 2056]\n",
         "kmovq k2, qword ptr [rcx + {vector} + 2064]\n", "kmovq k3, qword ptr [rcx + {vector} + 2072]\n",
         "kmovq k4, qword ptr [rcx + {vector} + 2080]\n", "kmovq k5, qword ptr [rcx + {vector} + 2088]\n",
@@ -513,13 +542,13 @@ const _: () = assert!(offset_of!(Context, mask) == offset_of!(Context, vector) +
 /// How all vector state of this machine is saved and loaded.
 static VECTOR_ROUTINES: [AtomicPtr<()>; 2] = [AtomicPtr::new(save_xmm as *mut ()), AtomicPtr::new(load_xmm as *mut ())];
 
-/// Saves all vector state that this machine has to the context in rcx; keeps everything else.
+/// Saves all vector state that this machine has to the context in rcx, and leaves no upper halves in use; keeps everything else.
 #[unsafe(naked)]
 pub extern "C" fn save_vectors() {
     naked_asm!("jmp qword ptr [rip + {routines}]", routines = sym VECTOR_ROUTINES)
 }
 
-/// Loads all vector state that this machine has from the context in rcx; keeps everything else.
+/// Loads all vector state that this machine has from the context in rcx; keeps everything else but the flags.
 #[unsafe(naked)]
 pub extern "C" fn load_vectors() {
     naked_asm!("jmp qword ptr [rip + {routines} + 8]", routines = sym VECTOR_ROUTINES)

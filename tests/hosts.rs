@@ -108,6 +108,11 @@ fn threads() {
 }
 
 #[test]
+fn upper_halves_stay_clean() {
+    check(&["upper.c"], "-O2", Static);
+}
+
+#[test]
 fn dropped_traces_are_freed() {
     check(&["reclaim.c"], "-O2", Static);
     check(&["reclaim.c"], "-O0", Shared);
