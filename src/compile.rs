@@ -173,7 +173,8 @@ pub fn compile(
         }
     };
     let recording = recording(shared, runtime, recorder, context, end, name);
-    let result = stages(shared, recorder, &recording, context, vectors, &mut report);
+    let judged = judge::is_judging(runtime, shared);
+    let result = stages(shared, recorder, &recording, context, vectors, judged, &mut report);
     if let Err(failure) = &result {
         report.section("failure", || failure.detail());
     }
@@ -181,13 +182,14 @@ pub fn compile(
     result
 }
 
-/// The stages of compilation, from the lifter's input on.
+/// The stages of compilation, from the lifter's input on. Where traces are `judged`, those that promise nothing are refused.
 fn stages(
     shared: &mut Shared,
     recorder: &Recorder,
     recording: &Recording,
     context: &Context,
     vectors: VectorState,
+    judged: bool,
     report: &mut Report,
 ) -> Result<Compiled, Failure> {
     let instructions = recorder.log.len();
@@ -206,7 +208,7 @@ fn stages(
         verify(&trace)?;
     }
     if checking {
-        replay(&trace, recorder, context, "lifting")?;
+        replay(shared, &trace, recorder, context, "lifting")?;
     }
     let begin = Instant::now();
     let number = shared.units.next();
@@ -220,7 +222,7 @@ fn stages(
     // What runs is always verified: a bug up to here is refused instead of executed.
     verify(&trace)?;
     if checking {
-        replay(&trace, recorder, context, "optimisation")?;
+        replay(shared, &trace, recorder, context, "optimisation")?;
     }
     if trace.len() > shared.options.max_operations as usize {
         return Err(Failure::TooManyOperations(trace.len()));
@@ -228,7 +230,7 @@ fn stages(
     if let Some(until) = shared.affordable_after(trace.len() as u64 * LOWERING_NS) {
         return Err(Failure::NotYet { operations: trace.len(), until });
     }
-    if shared.budget().is_some() && passes.loops_copied == 0 {
+    if judged && passes.loops_copied == 0 {
         gains(&trace, recorder)?;
     }
     stats::add(&COUNTERS.operations_before, u64::from(passes.ops_before));
@@ -363,11 +365,21 @@ fn verify(trace: &Trace) -> Result<(), Failure> {
         .map_err(|errors| Failure::Malformed(errors.first().map_or_else(String::new, ToString::to_string)))
 }
 
-fn replay(trace: &Trace, recorder: &Recorder, context: &Context, stage: &'static str) -> Result<(), Failure> {
+fn replay(
+    shared: &mut Shared,
+    trace: &Trace,
+    recorder: &Recorder,
+    context: &Context,
+    stage: &'static str,
+) -> Result<(), Failure> {
     let Some(log) = &recorder.check else { return Ok(()) };
     match check::replay(trace, recorder, log, context) {
-        Ok(checked) => {
-            stats::add(&COUNTERS.checks_passed, u64::from(checked));
+        Ok(true) => {
+            stats::add(&COUNTERS.checks_passed, 1);
+            Ok(())
+        }
+        Ok(false) => {
+            shared.note(2, "check skipped: what was recorded cannot be replayed", &trace.name);
             Ok(())
         }
         Err(difference) => {
