@@ -174,7 +174,7 @@ impl Backend {
             .compile(self.isa.as_ref(), &mut ControlPlane::default())
             .map_err(|error| BackendError::Codegen(error.inner.to_string()))?;
         let mut code = compiled.code_buffer().to_vec();
-        lower::place_instructions(&mut code, compiled.buffer.relocs(), &lowered.fused)?;
+        lower::place_instructions(&mut code, compiled.buffer.relocs(), &lowered.inlines)?;
         Ok(Compiled {
             code,
             alignment: compiled.buffer.alignment.max(16),

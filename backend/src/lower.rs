@@ -34,15 +34,15 @@ use cranelift_codegen::ir::{
 };
 use cranelift_codegen::isa::{CallConv, TargetFrontendConfig};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Switch, Variable};
-pub(crate) use fused::place_instructions;
+pub(crate) use fused::{Inline, place_instructions};
 use redmagic_ir::{Entity, Exit, Inst, Opcode, Segment, Target, Terminator, Trace, Type, Value as IrValue};
 
 /// What lowering finds out beside the function.
 pub(crate) struct Lowered {
     pub exits: Vec<ExitCode>,
     pub operations: u32,
-    /// The fused operations, in the order in which their functions were declared.
-    pub fused: Vec<Opcode>,
+    /// What stands in the places of calls, in the order in which the functions were declared.
+    pub inlines: Vec<Inline>,
 }
 
 /// An operand of an operation, wherever it comes from.
@@ -83,8 +83,8 @@ struct Lowering<'a, 'f> {
     blocks: Vec<Option<Block>>,
     exit_blocks: Vec<Option<Block>>,
     native_signature: Option<SigRef>,
-    /// The fused operations that occur, as functions.
-    fused: Vec<(Opcode, FuncRef)>,
+    /// The instructions that stand in the places of calls, with the functions.
+    inlines: Vec<(Inline, FuncRef)>,
     exits: Vec<ExitCode>,
     operations: u32,
 }
@@ -125,16 +125,16 @@ pub(crate) fn lower(
         blocks: vec![None; trace.segments.len()],
         exit_blocks: vec![None; trace.exits.len()],
         native_signature: None,
-        fused: Vec::new(),
+        inlines: Vec::new(),
         exits: vec![unchanged; trace.exits.len()],
         operations: 0,
     };
     lowering.function(entry)?;
     lowering.builder.seal_all_blocks();
-    let Lowering { builder, exits, operations, fused, .. } = lowering;
+    let Lowering { builder, exits, operations, inlines, .. } = lowering;
     builder.finalize(config);
-    let fused = fused.into_iter().map(|(op, _)| op).collect();
-    Ok(Lowered { exits, operations, fused })
+    let inlines = inlines.into_iter().map(|(inline, _)| inline).collect();
+    Ok(Lowered { exits, operations, inlines })
 }
 
 /// The code generator's type for a type in a register file. An i1 is a byte that is 0 or 1.
@@ -178,6 +178,7 @@ impl Lowering<'_, '_> {
 
     /// From the function's entry to the entry segment, or to where a residual call returns.
     fn entry(&mut self, entry: Segment) -> Result<(), BackendError> {
+        self.begin_fused();
         let fresh = self.block(entry)?;
         let calls = &self.liveness.calls;
         if calls.is_empty() {

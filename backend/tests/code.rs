@@ -198,12 +198,13 @@ fn a_fused_operation_is_one_instruction() {
            v9: i64 = const -1
            v10: i64 = add v3, v9
            jump seg1(v10, v8)
-         exit0 @0x40 { rcx = v3, xmm0.lo = v4 } }",
+         exit0 @0x40 { rcx = v3, xmm0.lo = v4, ymm0.lo = 0 } }",
     );
+    let clears = instructions(&world.compiled.code).iter().filter(|at| at.mnemonic() == Mnemonic::Vzeroupper).count();
+    assert_eq!(clears, 1);
     let body = innermost_loop(&world.compiled.code);
     let fused = body.iter().filter(|at| at.mnemonic() == Mnemonic::Vfmadd213sd).count();
     assert!(fused == 1 && !body.iter().any(|at| at.flow_control() == FlowControl::Call), "{}", text(&body));
-    println!("{}", text(&body));
     let mut guest = world.guest(1, |at| if at % 8 == 7 { 0x40 } else { at as u8 });
     guest.slots[Slot::RBX.index()] = world.memory();
     guest.slots[Slot::RCX.index()] = 100;
