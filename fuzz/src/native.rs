@@ -93,6 +93,13 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// Whether the instruction at `pc` has faulted.
+    pub fn is_fault_at(self, pc: u64) -> bool {
+        matches!(self, Outcome::Fault { pc: at, .. } if at == pc)
+    }
+}
+
 /// Why a block was not loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LoadError {

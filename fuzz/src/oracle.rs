@@ -12,6 +12,8 @@
 //! Worked example: `shl al, 9` recorded with AL = 1 and run with AL = 0xff: AL, ZF, SF and PF are compared, and CF, OF
 //! and AF are counted as masked.
 
+mod rest;
+
 use crate::compiled::{Ending, Program, ProgramError, slot_of};
 use crate::evaluated::ArenaGuest;
 use crate::native::{ARENA_BYTES, Executor, LoadError, Outcome, State};
@@ -23,6 +25,7 @@ use redmagic_backend::Backend;
 use redmagic_ir::eval::{self, EvalError, Fault, Machine};
 use redmagic_ir::{Class, Exit, ExitValue, FLAGS_MASK, Opcode, Slot, Trace};
 use redmagic_lift::{Code, End, Event, Refusal};
+use rest::Place;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -52,8 +55,8 @@ pub struct Tally {
     pub masked_flags: u64,
     /// Slots masked because the exit declares them undefined.
     pub undefined_slots: u64,
-    /// Exits whose undefined flags were shown to be dead by running the rest of the block with other ones.
-    pub dead_flags: u64,
+    /// Exits behind which the rest of the block ended natively as it does without the trace.
+    pub continued: u64,
     /// States left out because an instruction's result is undefined.
     pub undefined_results: u64,
 }
@@ -73,8 +76,8 @@ impl fmt::Display for Tally {
         )?;
         write!(
             f,
-            "masked: {} undefined flags, {} undefined slots ({} exits with dead flags), {} undefined results",
-            self.masked_flags, self.undefined_slots, self.dead_flags, self.undefined_results
+            "{} exits compared again at the end of the block; masked: {} undefined flags, {} undefined slots, {} undefined results",
+            self.continued, self.masked_flags, self.undefined_slots, self.undefined_results
         )
     }
 }
@@ -186,8 +189,9 @@ impl Case {
             }
             other => return Err(self.mismatch(start, &format!("the evaluation ended with {other:?}"))),
         };
-        self.check_hardware(executor, start, &end, exit, tally)?;
-        self.check_compiled(executor, start, &end, exit, tally)
+        let place = self.check_hardware(executor, start, &end, exit, tally)?;
+        let rebuilt = self.check_compiled(executor, start, &end, exit, tally)?;
+        place.map_or(Ok(()), |place| self.check_rest(executor, start, &place, &rebuilt, exit, tally))
     }
 
     /// Compares hardware and compiled code alone, from a state whose rounding the evaluator does not know. Only for an
@@ -256,7 +260,10 @@ impl Case {
         self.compare("hardware", &hardware, "evaluator", &end, forced, flags, tally)
             .map_err(|text| self.mismatch(start, &text))?;
         tally.compared += 1;
-        self.check_compiled(executor, start, &end, forced, tally)
+        let rebuilt = self.check_compiled(executor, start, &end, forced, tally)?;
+        // Behind a branch that goes the other way both go on there.
+        let place = Place { at: hardware, pc: data.pc, undefined };
+        self.check_rest(executor, start, &place, &rebuilt, forced, tally)
     }
 
     /// Compares hardware and compiled code from `count` states, one after the other as fast as they run, and the evaluator
@@ -350,7 +357,7 @@ impl Case {
         end: &Snapshot,
         exit: Exit,
         tally: &mut Tally,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Place>, Failure> {
         let data = &self.trace.exits[exit];
         let step = data.step as usize;
         if step > self.block.len() {
@@ -363,7 +370,7 @@ impl Case {
                 (Outcome::Completed { next_pc }, hardware) => (next_pc, hardware),
                 (Outcome::Fault { signal: libc::SIGSEGV, pc }, _) if self.is_misaligned(pc) => {
                     tally.misaligned += 1;
-                    return Ok(());
+                    return Ok(None);
                 }
                 (fault, _) => return Err(self.mismatch(start, &format!("hardware: {fault:x?}, {exit} is taken"))),
             },
@@ -389,41 +396,7 @@ impl Case {
         self.compare("hardware", &hardware, "evaluator", end, exit, flags, tally)
             .map_err(|text| self.mismatch(start, &text))?;
         tally.compared += 1;
-        if data.get(Slot::FLAGS) == Some(ExitValue::Undefined) {
-            self.check_dead_flags(executor, start, &hardware, data.pc, tally)?;
-        }
-        Ok(())
-    }
-
-    /// An exit to `pc` leaves the flags undefined: the code there must do the same whatever they are.
-    fn check_dead_flags(
-        &self,
-        executor: &mut Executor,
-        start: &Snapshot,
-        at: &Snapshot,
-        pc: u64,
-        tally: &mut Tally,
-    ) -> Result<(), Failure> {
-        let block = executor.load(&self.whole).map_err(Failure::Load)?;
-        let Some(index) = block.iter().position(|inst| inst.ip() == pc) else {
-            return Err(self.mismatch(start, &format!("flags are undefined at an exit to unknown code at {pc:#x}")));
-        };
-        let mut run = |flags: u64| {
-            *executor.arena_mut() = at.arena;
-            let mut state = State { flags: at.state.flags ^ flags, ..at.state };
-            (executor.run_from(pc, &mut state), state, *executor.arena())
-        };
-        let (first, second) = (run(0), run(u64::from(FLAGS_MASK)));
-        let undefined = block[index..].iter().fold(0, |undefined, inst| maybe_undefined(inst, undefined));
-        let flags = (first.1.flags ^ second.1.flags) & !u64::from(undefined);
-        let same = first.0 == second.0 && first.1.gpr == second.1.gpr && first.1.vector == second.1.vector;
-        // A fault before the flags are written shows them to a signal handler only.
-        let faulted = matches!(first.0, Outcome::Fault { .. });
-        if !same || flags != 0 && !faulted || first.2 != second.2 {
-            return Err(self.mismatch(start, &format!("flags are undefined at an exit to {pc:#x}, but not dead there")));
-        }
-        tally.dead_flags += 1;
-        Ok(())
+        Ok(Some(Place { at: hardware, pc: data.pc, undefined }))
     }
 
     fn check_compiled(
@@ -433,7 +406,7 @@ impl Case {
         end: &Snapshot,
         exit: Exit,
         tally: &mut Tally,
-    ) -> Result<(), Failure> {
+    ) -> Result<Snapshot, Failure> {
         let (ending, compiled) = self.run_compiled(executor, start)?;
         if ending != Ending::Exit(exit) {
             return Err(
@@ -444,7 +417,7 @@ impl Case {
         self.compare("compiled", &compiled, "evaluator", end, exit, flags, tally)
             .map_err(|text| self.mismatch(start, &text))?;
         tally.compiled += 1;
-        Ok(())
+        Ok(compiled)
     }
 
     /// Runs the first `length` recorded instructions on the hardware.

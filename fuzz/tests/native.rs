@@ -4,13 +4,14 @@
 //! `REDMAGIC_FUZZ_ONLY=text` restricts the shapes to encodings whose name contains the text.
 
 use iced_x86::{Decoder, DecoderOptions};
-use redmagic_fuzz::bench::Bench;
+use redmagic_fuzz::bench::{Bench, force};
 use redmagic_fuzz::oracle::{Case, Failure};
 use redmagic_fuzz::rng::Rng;
 use redmagic_fuzz::shapes::Shapes;
-use redmagic_ir::{Opcode, Trace};
+use redmagic_ir::{ExitValue, Opcode, Slot, Trace};
 use redmagic_lift::coverage::executable_sections;
 use redmagic_passes::Pipeline;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -206,4 +207,30 @@ fn wrong_traces_are_noticed() {
         });
         assert!(noticed, "{} in the place of {} goes unnoticed", to.name(), from.name());
     }
+}
+
+/// A register that an exit wrongly calls undefined is found at the end of the block.
+#[test]
+fn what_an_exit_forgets_is_noticed_behind_it() {
+    let mut bench = Bench::new();
+    let noticed = (0..2000).filter(|case| {
+        let mut rng = Rng::new(*case);
+        let start = bench.executor.block_address();
+        let insts = bench.blocks.block(12, start, &bench.places, &mut rng);
+        let starts = bench.block_starts(1, &mut rng);
+        let forced = Cell::new(None);
+        let change = |trace: &mut Trace| {
+            let Some(exit) = force(trace, 0) else { return };
+            let general = |slot: &(Slot, ExitValue)| slot.0.as_gpr().is_some() && slot.0 != Slot::RSP;
+            if let Some(slot) = trace.exits[exit].slots.iter_mut().find(|slot| general(slot)) {
+                slot.1 = ExitValue::Undefined;
+                forced.set(Some(exit));
+            }
+        };
+        let Bench { executor, backend, tally, .. } = &mut bench;
+        let Ok(Some(case)) = Case::new(executor, backend, &insts, &starts[0], &change, tally) else { return false };
+        let failure = forced.get().and_then(|exit| case.check_forced(executor, &starts[0], exit, tally).err());
+        failure.is_some_and(|failure| failure.to_string().contains("at the end of the block"))
+    });
+    assert!(noticed.count() > 20);
 }
