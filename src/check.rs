@@ -318,7 +318,12 @@ pub fn is_defined(recorder: &Recorder, slot: Slot) -> bool {
 
 /// Whether there may be a value in `slot` behind an entry: an anchor call leaves only what its convention keeps.
 pub fn keeps(entry: &Entry, slot: Slot) -> bool {
-    match entry.kind {
+    is_kept_by(entry.kind, slot)
+}
+
+/// The same of what an entry stands for.
+pub fn is_kept_by(kind: EntryKind, slot: Slot) -> bool {
+    match kind {
         EntryKind::Api { convention: redmagic_lift::Convention::Macro, .. } => {
             slot.as_gpr().is_some() && slot != Slot::RAX && slot != Slot::RCX
         }

@@ -40,6 +40,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/capi.rs", "the C interface: symbols, and pointers that the host passes"),
     ("src/entry.rs", "called by stubs with the thread's context and its activation records"),
     ("src/fork_check/child.rs", "forks, and runs machine code"),
+    ("src/fork_check/follow.rs", "executes the guest's instructions"),
     ("src/fork_check/pages.rs", "reads two address spaces"),
     ("src/fork_check/tests/mod.rs", "forks, and has guest code"),
     ("src/functions.rs", "dlsym"),

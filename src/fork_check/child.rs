@@ -6,11 +6,14 @@
 //!   is shared but the report and the code arena, which traces do not write.
 //! - It is no child that the guest could wait for: it sends no signal when it ends. It is always reaped here.
 //!
+//! - A child that waits can be told to go on from the exit, natively (see the module `follow`).
+//!
 //! Worked example: the trace returns the record of its exit 3; the child copies its context to the report, sets the state
 //! to [`DONE`] and sleeps; the parent compares memory, goes on, looks at some words again, and kills it.
 
 #![expect(unsafe_code, reason = "forks, and runs machine code")]
 
+use super::follow::{Step, follow};
 use super::pages::{self, Change, Reason, Scan};
 use crate::context::Context;
 use crate::judge;
@@ -19,6 +22,7 @@ use crate::records::{self, Record};
 use crate::stubs;
 use crate::thread::Thread;
 use std::arch::naked_asm;
+use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Release};
 use std::time::{Duration, Instant};
@@ -33,6 +37,7 @@ pub struct Iteration {
     pub context: Box<Context>,
     /// The words of memory that were changed.
     pub changes: Vec<Change>,
+    shared: Shared,
     child: Child,
 }
 
@@ -40,6 +45,26 @@ impl Iteration {
     /// A word of the child's memory.
     pub fn word(&self, address: u64) -> Option<u64> {
         pages::read_word_of(self.child.pid, address)
+    }
+
+    /// Lets the child execute `steps` from the state in the context, which is the one behind them afterwards; what it has
+    /// changed in memory it keeps. Returns how many it has executed; no more than there is room for.
+    pub fn follow(&mut self, steps: &[Step]) -> Result<usize, Trouble> {
+        let report = self.shared.0;
+        let count = steps.len().min(MAX_STEPS);
+        // SAFETY: the child sleeps until it is told to go on; there is room for so many steps.
+        unsafe {
+            ptr::copy_nonoverlapping(steps.as_ptr(), (&raw mut (*report).steps).cast(), count);
+            (*report).count = count;
+            ptr::copy_nonoverlapping(&raw const *self.context, &raw mut (*report).context, 1);
+        }
+        self.shared.tell(FOLLOW);
+        wait(&self.shared, &mut self.child, FOLLOWED)?;
+        // SAFETY: the child has written a context there and sleeps.
+        unsafe {
+            *self.context = ptr::read(&raw const (*report).context);
+            Ok((*report).count)
+        }
     }
 }
 
@@ -55,7 +80,12 @@ pub enum Trouble {
 
 /// More than one iteration of any trace takes.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
+/// The states of a report: the trace was left; go on natively; that is done.
 const DONE: u32 = 1;
+const FOLLOW: u32 = 2;
+const FOLLOWED: u32 = 3;
+/// Instructions that a child goes on for at most.
+pub const MAX_STEPS: usize = 4096;
 
 /// What both processes see.
 #[repr(C)]
@@ -64,6 +94,9 @@ struct Report {
     exit: u64,
     call: PendingCall,
     context: Context,
+    /// What to execute, and then how much of that was.
+    count: usize,
+    steps: [MaybeUninit<Step>; MAX_STEPS],
 }
 
 /// The report's mapping.
@@ -71,12 +104,38 @@ struct Shared(*mut Report);
 
 impl Shared {
     fn new() -> Option<Shared> {
-        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
-        // SAFETY: a new mapping anywhere.
+        let length = size_of::<Report>();
+        // SAFETY: a new file and a new mapping anywhere. Its name tells a scan that it is no memory of the guest.
         let start = unsafe {
-            libc::mmap(ptr::null_mut(), size_of::<Report>(), libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
+            let file = libc::memfd_create(c"redmagic-check".as_ptr(), libc::MFD_CLOEXEC);
+            let access = libc::PROT_READ | libc::PROT_WRITE;
+            if file < 0 {
+                return None;
+            }
+            let start = match libc::ftruncate(file, length as i64) {
+                0 => libc::mmap(ptr::null_mut(), length, access, libc::MAP_SHARED, file, 0),
+                _ => libc::MAP_FAILED,
+            };
+            libc::close(file);
+            start
         };
         (start != libc::MAP_FAILED).then_some(Shared(start.cast()))
+    }
+
+    /// Sets the state and wakes the other process. Allocates nothing.
+    fn tell(&self, state: u32) {
+        self.state().store(state, Release);
+        // SAFETY: a word of a mapping that lives; the kernel only looks at it.
+        unsafe {
+            libc::syscall(libc::SYS_futex, self.state().as_ptr(), libc::FUTEX_WAKE, 1, 0_usize, 0_usize, 0);
+        }
+    }
+
+    /// Sleeps while the state is `old`, at most for this time. Allocates nothing.
+    fn sleep(&self, old: u32, limit: Option<libc::timespec>) {
+        let limit = limit.as_ref().map_or(ptr::null(), ptr::from_ref);
+        // SAFETY: as above; the limit lives.
+        unsafe { libc::syscall(libc::SYS_futex, self.state().as_ptr(), libc::FUTEX_WAIT, old, limit, 0_usize, 0) };
     }
 
     fn state(&self) -> &AtomicU32 {
@@ -136,29 +195,30 @@ pub fn run(function: u64, thread: &mut Thread) -> Result<Iteration, Trouble> {
     let pid = unsafe { libc::syscall(libc::SYS_clone, 0_usize, 0_usize, 0_usize, 0_usize, 0_usize) };
     if pid == 0 {
         // SAFETY: this is the child; the context is its copy of this thread's.
-        unsafe { iterate(function, &raw mut thread.context, shared.0) };
+        unsafe { iterate(function, &raw mut thread.context, &shared) };
     }
     if pid < 0 {
         return Err(Trouble::Skipped("no process"));
     }
     let mut child = Child { pid: pid as libc::pid_t, reaped: false };
-    wait(&shared, &mut child)?;
+    wait(&shared, &mut child, DONE)?;
     scan.compare(child.pid).map_err(Trouble::Skipped)?;
     // SAFETY: the child has written a context there and sleeps. It is a plain copy: nothing is dropped twice.
     let (report, context) = unsafe { (&*shared.0, Box::new(ptr::read(&raw const (*shared.0).context))) };
-    Ok(Iteration { exit: report.exit, call: report.call, context, changes: scan.into_changes(), child })
+    let (exit, call) = (report.exit, report.call);
+    Ok(Iteration { exit, call, context, changes: scan.into_changes(), shared, child })
 }
 
-/// Waits for the child's report. Allocates nothing.
-fn wait(shared: &Shared, child: &mut Child) -> Result<(), Trouble> {
+/// Waits for the child to reach `state`. Allocates nothing.
+fn wait(shared: &Shared, child: &mut Child, state: u32) -> Result<(), Trouble> {
     let start = Instant::now();
-    while shared.state().load(Acquire) != DONE {
-        let slice = libc::timespec { tv_sec: 0, tv_nsec: 5_000_000 };
-        // SAFETY: a word of a mapping that lives; the kernel only looks at it.
-        unsafe {
-            libc::syscall(libc::SYS_futex, shared.state().as_ptr(), libc::FUTEX_WAIT, 0, &raw const slice, 0_usize, 0)
-        };
-        if shared.state().load(Acquire) != DONE {
+    loop {
+        let now = shared.state().load(Acquire);
+        if now == state {
+            return Ok(());
+        }
+        shared.sleep(now, Some(libc::timespec { tv_sec: 0, tv_nsec: 5_000_000 }));
+        if shared.state().load(Acquire) != state {
             if let Some(signal) = child.death(libc::WNOHANG) {
                 return Err(Trouble::Died(signal));
             }
@@ -167,15 +227,15 @@ fn wait(shared: &Shared, child: &mut Child) -> Result<(), Trouble> {
             }
         }
     }
-    Ok(())
 }
 
 /// The child's whole life.
 ///
 /// # Safety
 /// This process was forked for it; the function is a trace's, the context that of the only thread.
-unsafe fn iterate(function: u64, context: *mut Context, report: *mut Report) -> ! {
-    // SAFETY: as the caller promises; system calls on this process alone.
+unsafe fn iterate(function: u64, context: *mut Context, shared: &Shared) -> ! {
+    let report = shared.0;
+    // SAFETY: as the caller promises; system calls on this process alone. The report is this process's while it works.
     unsafe {
         libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
         let limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -189,10 +249,18 @@ unsafe fn iterate(function: u64, context: *mut Context, report: *mut Report) -> 
         let record = &*(*context).free_record;
         (*report).call = PendingCall { target: record.target, return_address: record.return_address, region: None };
         ptr::copy_nonoverlapping(context, &raw mut (*report).context, 1);
-        (*report).state.store(DONE, Release);
-        libc::syscall(libc::SYS_futex, (*report).state.as_ptr(), libc::FUTEX_WAKE, 1, 0_usize, 0_usize, 0);
+        shared.tell(DONE);
         loop {
-            libc::syscall(libc::SYS_pause);
+            let state = shared.state().load(Acquire);
+            if state == FOLLOW {
+                ptr::copy_nonoverlapping(&raw const (*report).context, context, 1);
+                let steps = std::slice::from_raw_parts((&raw const (*report).steps).cast(), (*report).count);
+                (*report).count = follow(&mut *context, steps);
+                ptr::copy_nonoverlapping(context, &raw mut (*report).context, 1);
+                shared.tell(FOLLOWED);
+            } else {
+                shared.sleep(state, None);
+            }
         }
     }
 }

@@ -15,7 +15,8 @@
 //! - Words of memory that the child has changed are found by comparing pages; what it should have written is in the
 //!   recording.
 //!
-//! With `REDMAGIC_CHECK=3` more children leave the trace at each of its guards (see the module `sweep`).
+//! With `REDMAGIC_CHECK=3` more children leave the trace at each of its guards, and go on natively from there (see the modules
+//! `sweep` and `follow`).
 //!
 //! A trace that passes is installed, one that does not is refused, and the guest goes on where it is. What cannot be
 //! tried (several threads, shared memory) is used untried, which the statistics count.
@@ -31,6 +32,7 @@
 
 mod bounded;
 mod child;
+mod follow;
 mod native;
 mod pages;
 mod sweep;
@@ -114,6 +116,8 @@ pub struct Conclusion {
     pub verdict: Result<Verdict, Difference>,
     /// Exits whose guards were made to fail, with the state of native execution.
     pub swept: u64,
+    /// Exits behind which native execution came to the same end.
+    pub followed: u64,
     /// The residual call that the guest has to make first.
     pub call: Option<PendingCall>,
     /// How the child has left the trace.
@@ -151,9 +155,9 @@ impl Trial {
 
     /// Tries it out from the state in the thread's context, where the trace would be entered. Signals are blocked.
     pub fn run(&self, thread: &mut Thread, origin: Origin, runtime: &'static Runtime) -> Conclusion {
-        let untouched = |verdict| Conclusion { verdict, swept: 0, call: None, exit: None, recorder: None };
+        let untouched = |verdict| Conclusion { verdict, swept: 0, followed: 0, call: None, exit: None, recorder: None };
         let children = Sweep::new(self, thread).and_then(|sweep| Ok((sweep, child::run(self.function, thread)?)));
-        let (sweep, mut iteration) = match children {
+        let (mut sweep, mut iteration) = match children {
             Ok(children) => children,
             Err(Trouble::Skipped(reason)) => return untouched(Ok(Verdict::Skipped(reason))),
             Err(Trouble::Died(signal)) => return untouched(Err(Difference::Died { signal })),
@@ -170,7 +174,14 @@ impl Trial {
         let (verdict, call) = self.step(&expected, &iteration, &mut native, &mut thread.context, runtime);
         let compared = *swept.as_ref().unwrap_or(&0);
         let verdict = verdict.and_then(|verdict| swept.map(|_| verdict));
-        Conclusion { verdict, swept: compared, call, exit: Some(expected.number), recorder: Some(native.recorder) }
+        let end = match &verdict {
+            Ok(Verdict::Passed) => sweep.follow(&native, &thread.context),
+            Ok(Verdict::Skipped(_)) | Err(_) => Ok(0),
+        };
+        let followed = *end.as_ref().unwrap_or(&0);
+        let verdict = verdict.and_then(|verdict| end.map(|_| verdict));
+        let recorder = Some(native.recorder);
+        Conclusion { verdict, swept: compared, followed, call, exit: Some(expected.number), recorder }
     }
 
     /// The exit whose record is at `address`.
@@ -251,8 +262,11 @@ pub fn try_out(runtime: &'static Runtime, thread: &mut Thread, compiled: Compile
                 Verdict::Passed => {
                     stats::add(&COUNTERS.checks_passed, 1 + conclusion.swept);
                     let length = conclusion.recorder.as_ref().map_or(0, |recorder| recorder.log.len());
-                    let swept = conclusion.swept;
-                    let line = format!("{}: {length} instructions and {swept} exits tried out", describe(&origin));
+                    let (swept, followed) = (conclusion.swept, conclusion.followed);
+                    let place = describe(&origin);
+                    let line = format!(
+                        "{place}: {length} instructions and {swept} exits tried out, {followed} of them to the end"
+                    );
                     runtime.lock().log(3, &line);
                 }
                 Verdict::Skipped(reason) => {

@@ -77,22 +77,23 @@ impl Native {
     /// Compares bytes that either process has written. This one's state is in `context`.
     pub fn compare_memory(&self, iteration: &Iteration, context: &Context) -> Result<(), Difference> {
         let written = self.written(context.rsp());
-        let live = |word: u64| {
-            let dead = (0..8).filter(|at| written.get(&(word + at)) == Some(&true));
-            !dead.fold(0, |dead, at| dead | 0xff << (at * 8))
-        };
         // All that the child has changed must be so in this process now.
         for change in &iteration.changes {
             let native = read_word(change.address).unwrap_or(change.before);
-            compare_word(change.address, native, change.after, live(change.address))?;
+            compare_word(change.address, native, change.after, live(&written, change.address))?;
         }
-        // All that was written here must be so in the child.
+        self.compare_written(iteration, context)
+    }
+
+    /// Compares the bytes that were written here.
+    pub fn compare_written(&self, iteration: &Iteration, context: &Context) -> Result<(), Difference> {
+        let written = self.written(context.rsp());
         let mut last = None;
         for word in written.keys().map(|address| address & !7) {
             if last.replace(word) != Some(word)
                 && let (Some(native), Some(compiled)) = (read_word(word), iteration.word(word))
             {
-                compare_word(word, native, compiled, live(word))?;
+                compare_word(word, native, compiled, live(&written, word))?;
             }
         }
         Ok(())
@@ -110,6 +111,12 @@ impl Native {
         }
         written
     }
+}
+
+/// The bytes of a word that are not dead.
+fn live(written: &BTreeMap<u64, bool>, word: u64) -> u64 {
+    let dead = (0..8).filter(|at| written.get(&(word + at)) == Some(&true));
+    !dead.fold(0, |dead, at| dead | 0xff << (at * 8))
 }
 
 /// Compares the bytes of a word that `live` is not 0 in.

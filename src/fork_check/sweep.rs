@@ -3,9 +3,12 @@
 //! Each guard also fails when a word that all processes have holds its number: the trace is compiled once, and each
 //! child is forked with another number in that word. All children begin where the guest is. Then the guest executes the
 //! same instructions natively, and wherever an exit says that it stands, the child that has left by it must have the same
-//! registers, flags and memory. From there on both would execute the same code on the same state.
+//! registers, flags and memory. When the guest has come to the end of what it executes, each child goes on natively from its
+//! exit to the same place (see the module `follow`), and both are compared again: what an exit has not restored, because
+//! it would be dead, must not be missed.
 //!
-//! A guard that was made to fail leads where it always leads: behind a branch that is on the other side of that branch.
+//! A guard that was made to fail leads where it always leads: behind a branch that is on the other side of that branch. The
+//! child then goes on where the guest does, with the guest's values of what is dead on the other side only.
 //!
 //! Worked example: of `guard v7, exit2` this makes
 //! ```text
@@ -15,17 +18,18 @@
 //! guard v22, exit2
 //! ```
 
-use super::child::{self, Iteration, Trouble};
+use super::child::{self, Iteration, MAX_STEPS, Trouble};
+use super::follow::Step;
 use super::native::Native;
-use super::{Expected, Trial, compare_state};
-use crate::check::Difference;
+use super::{Expected, Trial, compare_state, defined_flags};
+use crate::check::{Difference, is_defined, keeps};
 use crate::compile::complete_context;
 use crate::context::Context;
-use crate::recorder::log::EntryKind;
+use crate::recorder::log::{Entry, EntryKind};
 use crate::recorder::slots::Kind;
 use crate::runtime::Runtime;
 use crate::thread::Thread;
-use redmagic_ir::{Address, Entity, Inst, Opcode, Trace, Type};
+use redmagic_ir::{Address, Entity, ExitValue, FLAGS_MASK, Inst, Opcode, Slot, Trace, Type};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// The number of the guard that fails.
@@ -66,6 +70,8 @@ struct Left<'a> {
     /// Where it may be, in instructions from the start.
     places: Vec<usize>,
     difference: Option<Difference>,
+    /// Where it was found to be.
+    place: Option<usize>,
 }
 
 /// What the children have done whose guards failed.
@@ -89,7 +95,7 @@ impl<'a> Sweep<'a> {
             complete_context(&mut iteration.context, expected.code);
             let before = trial.before[expected.number.index()].clone();
             let places = before.map(|before| before * trial.recorded.length + expected.step).collect();
-            left.push(Left { expected, iteration, places, difference: None });
+            left.push(Left { expected, iteration, places, difference: None, place: None });
         }
         Ok(Sweep { left })
     }
@@ -97,7 +103,7 @@ impl<'a> Sweep<'a> {
     /// Executes natively up to position `end`, and compares on the way. Returns how many exits had the state of native
     /// execution; those that may also stand further on are not judged.
     pub fn step(
-        mut self,
+        &mut self,
         native: &mut Native,
         end: usize,
         context: &mut Context,
@@ -107,27 +113,90 @@ impl<'a> Sweep<'a> {
         positions.retain(|position| *position <= end);
         positions.sort_unstable();
         positions.dedup();
-        let mut passed = 0;
         for position in positions {
             // A call that is due, or something that no trace contains: the trial itself will find the same.
             if native.step_to(position, false, context, runtime).is_err() {
                 break;
             }
-            self.left.retain_mut(|left| {
-                if left.places.contains(&position) {
-                    left.difference = compare_forced(&left.expected, &left.iteration, native, context).err();
-                    passed += u64::from(left.difference.is_none());
-                    return left.difference.is_some();
-                }
-                true
-            });
+            for left in self.left.iter_mut().filter(|left| left.place.is_none() && left.places.contains(&position)) {
+                left.difference = left.arrive(native, context).err();
+                left.place = left.difference.is_none().then_some(position);
+            }
         }
         let stopped = native.recorder.log.len();
         let judged = |places: &[usize]| places.iter().all(|place| *place <= stopped);
-        match self.left.into_iter().find_map(|left| left.difference.filter(|_| judged(&left.places))) {
-            Some(difference) => Err(difference),
-            None => Ok(passed),
+        let mut passed = 0;
+        for left in &mut self.left {
+            passed += u64::from(left.place.is_some());
+            if let Some(difference) = left.difference.take_if(|_| judged(&left.places)) {
+                return Err(difference);
+            }
         }
+        Ok(passed)
+    }
+
+    /// Lets the children go on natively to where the guest is now, and compares again. Returns how many have arrived there.
+    pub fn follow(self, native: &Native, context: &Context) -> Result<u64, Difference> {
+        let log = &native.recorder.log;
+        let steps: Vec<Step> = log.iter().map(Step::new).collect();
+        let mut followed = 0;
+        for mut left in self.left {
+            let Some(rest) = left.place.and_then(|place| steps.get(place..)) else { continue };
+            if rest.is_empty() || rest.len() > MAX_STEPS {
+                continue;
+            }
+            let place = steps.len() - rest.len();
+            let elsewhere = |done: usize| {
+                let pc = log.get(place + done).map_or(context.rip, |entry| entry.slot.pc);
+                Difference::Left { pc, step: (place + done) as u32 }
+            };
+            match left.iteration.follow(rest) {
+                Ok(done) if done < rest.len() => return Err(elsewhere(done)),
+                Ok(done) if left.iteration.context.rip != context.rip => return Err(elsewhere(done)),
+                Ok(_) => left.compare_end(native, place, context)?,
+                Err(Trouble::Died(signal)) => return Err(Difference::Died { signal }),
+                Err(Trouble::Endless | Trouble::Skipped(_)) => return Err(Difference::Endless),
+            }
+            followed += 1;
+        }
+        Ok(followed)
+    }
+}
+
+impl Left<'_> {
+    /// Compares with the guest, and prepares to go on from there.
+    fn arrive(&mut self, native: &Native, context: &Context) -> Result<(), Difference> {
+        compare_forced(&self.expected, &self.iteration, native, context)?;
+        let other_side = self.expected.pc != context.rip;
+        let child = &mut self.iteration.context;
+        child.rip = context.rip;
+        for slot in Slot::all().filter(|slot| self.expected.exit.get(*slot) == Some(ExitValue::Undefined)) {
+            // Nobody may look at dead flags. Dead registers may be stored, by code that does not know what they hold.
+            let dead = slot == Slot::FLAGS && !other_side;
+            child.set_slot(slot, context.slot(slot) ^ if dead { u64::from(FLAGS_MASK) } else { 0 });
+        }
+        Ok(())
+    }
+
+    /// Compares at the end, after the entries of the log from `place` on. What was equal at the exit is either as it was, or
+    /// was computed from what was equal.
+    fn compare_end(&self, native: &Native, place: usize, context: &Context) -> Result<(), Difference> {
+        let Expected { exit, code, .. } = &self.expected;
+        let log = &native.recorder.log;
+        for slot in Slot::all() {
+            let listed = exit.get(slot);
+            let ended = |entries: &[Entry]| !entries.iter().all(|entry| keeps(entry, slot));
+            let dead = ended(&log[place..]) || listed.is_none() && ended(log) || !is_defined(&native.recorder, slot);
+            if dead || slot == Slot::FLAGS && listed == Some(ExitValue::Undefined) {
+                continue;
+            }
+            let mask = if slot == Slot::FLAGS { u64::from(defined_flags(code.flags)) } else { u64::MAX };
+            let (wanted, found) = (context.slot(slot) & mask, self.iteration.context.slot(slot) & mask);
+            if wanted != found {
+                return Err(Difference::Register { slot, expected: wanted, found });
+            }
+        }
+        native.compare_written(&self.iteration, context)
     }
 }
 

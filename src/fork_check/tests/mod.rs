@@ -21,7 +21,8 @@ global_asm!(
     "mov [rdi + 8], rax",
     "lea rdx, [rax + 5]",
     "dec rcx",
-    "jne redmagic_trial_loop",
+    ".globl redmagic_trial_loop_branch",
+    "redmagic_trial_loop_branch: jne redmagic_trial_loop",
     ".globl redmagic_trial_loop_end",
     "redmagic_trial_loop_end: ret",
     ".globl redmagic_trial_call",
@@ -35,6 +36,7 @@ global_asm!(
 // SAFETY: labels in the code above; only their addresses are used.
 unsafe extern "C" {
     static redmagic_trial_loop: u8;
+    static redmagic_trial_loop_branch: u8;
     static redmagic_trial_loop_end: u8;
     static redmagic_trial_call: u8;
     static redmagic_trial_call_call: u8;
@@ -216,6 +218,28 @@ extern "C" fn wrong_exits() {
 #[test]
 fn wrong_exits_are_found_by_force() {
     alone(wrong_exits);
+}
+
+extern "C" fn wrong_rests() {
+    // A guard in front of the last instruction, which still needs the flags.
+    let (guard, exit) = ("  guard v19, exit0\n", "flags = fl_dec(v11, i1 0) }\n}");
+    let right = texts().0.replace(guard, &format!("  v20: i1 = ne v10, v11\n  guard v20, exit1\n{guard}"));
+    let more = "exit1 @BRANCH step 4 { rax = v13, rcx = v17, rdx = v15, flags = fl_dec(v11, i1 0) }\n}";
+    let right = right.replace(exit, &format!("{}{more}", exit.trim_end_matches('}')));
+    let right = right.replace("BRANCH", &format!("{:#x}", &raw const redmagic_trial_loop_branch as u64));
+    let conclusion = try_out_or_sweep(&right, 5, 5, 0, true).0;
+    assert!(matches!(conclusion.verdict, Ok(Verdict::Passed)), "{:?}", conclusion.verdict);
+    assert_eq!((conclusion.swept, conclusion.followed), (2, 1));
+    // At the exit itself, flags that it calls undefined are not compared.
+    let wrong = right.replace("rdx = v15, flags = fl_dec(v11, i1 0) }\n}", "rdx = v15, flags = undefined }\n}");
+    assert_ne!(wrong, right);
+    let conclusion = try_out_or_sweep(&wrong, 5, 5, 0, true).0;
+    assert!(matches!(conclusion.verdict, Err(Difference::Left { .. })), "{:?}", conclusion.verdict);
+}
+
+#[test]
+fn what_is_missed_behind_an_exit_is_found() {
+    alone(wrong_rests);
 }
 
 extern "C" fn wrong_memory() {
