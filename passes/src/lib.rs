@@ -39,6 +39,7 @@ mod memory;
 mod numbers;
 mod params;
 mod pipeline;
+mod points;
 mod regions;
 mod rewrites;
 mod rules;

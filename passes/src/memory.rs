@@ -6,8 +6,8 @@
 //! - Two cells of one base conflict exactly if their bytes overlap. Cells of different bases may be the same memory,
 //!   unless their *domains* exclude it (see [`Domain`]).
 //! - Forgetting a domain is one increment: a base compares its own counts with the current ones when it is used.
-//! - What a store has spared because two roots are apart is only good together with these pairs of roots: every base knows
-//!   on which pairs its cells rely.
+//! - What a store has spared because two roots are apart is only good together with these pairs of roots: every base keeps a
+//!   log of the pairs that stores have relied on, and every cell since when it is there.
 //!
 //! Worked example: `store [v1 + 8], v2` makes a cell; `load [v1 + 8]` then is v2, and `load i8 [v1 + 9]` is
 //! `trunc (lshr v2, 8)`. After `store [v3], v4` the cell is gone, unless it is a frame cell.
@@ -18,6 +18,8 @@ use redmagic_ir::{Type, Value};
 
 /// More cells than this are not kept for one base.
 const MAX_CELLS: usize = 48;
+/// A log of pairs that gets longer than this is folded up.
+const MAX_LOG: usize = 48;
 
 /// Which memory a cell can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +64,8 @@ struct Cell {
     ty: Type,
     value: Value,
     domain: Domain,
+    /// How long the log of its base was when it came.
+    since: u16,
 }
 
 impl Cell {
@@ -92,8 +96,8 @@ struct Cells {
     /// All cells lie between these.
     low: i64,
     high: i64,
-    /// What the cells rely on.
-    pairs: Pairs,
+    /// What stores have relied on since there are cells, and for cells of which domains.
+    log: Vec<(Pairs, [bool; 3])>,
 }
 
 impl Cells {
@@ -109,18 +113,22 @@ impl Cells {
     fn retain(&mut self, keep: impl FnMut(&Cell) -> bool) {
         self.cells.retain(keep);
         if self.cells.is_empty() {
-            (self.low, self.high, self.pairs) = (i64::MAX, i64::MIN, Pairs::default());
+            (self.low, self.high) = (i64::MAX, i64::MIN);
+            self.log.clear();
         }
     }
 
     /// Keeps of the cells in `killed` domains those that are apart from what is stored to.
     fn spare(&mut self, killed: &[Domain], apart: &mut impl FnMut(RootId, i64, i64) -> Option<Pairs>) {
-        let Some(root) = self.root.filter(|_| !self.cells.is_empty()) else { return self.retain(|_| false) };
-        if let Some(pairs) = apart(root, self.low, self.high) {
-            self.pairs.add(pairs);
-            return;
+        let Some(root) = self.root.filter(|_| !self.cells.is_empty()) else {
+            return self.retain(|cell| !killed.contains(&cell.domain));
+        };
+        if self.cells.iter().all(|cell| killed.contains(&cell.domain))
+            && let Some(pairs) = apart(root, self.low, self.high)
+        {
+            return self.rely(pairs, killed);
         }
-        let mut all = self.pairs;
+        let mut all = Pairs::default();
         self.retain(|cell| {
             !killed.contains(&cell.domain)
                 || apart(root, cell.offset, cell.end()).is_some_and(|pairs| {
@@ -128,7 +136,32 @@ impl Cells {
                     true
                 })
         });
-        self.pairs = all;
+        self.rely(all, killed);
+    }
+
+    /// Notes what the cells in these domains rely on from now on.
+    fn rely(&mut self, pairs: Pairs, domains: &[Domain]) {
+        if pairs.is_empty() || self.cells.is_empty() {
+            return;
+        }
+        let mut reliant = [false; 3];
+        domains.iter().for_each(|domain| reliant[*domain as usize] = true);
+        if self.log.len() >= MAX_LOG {
+            let mut all = Pairs::default();
+            self.log.iter().for_each(|entry| all.add(entry.0));
+            self.log.clear();
+            self.log.push((all, [true; 3]));
+            self.cells.iter_mut().for_each(|cell| cell.since = 0);
+        }
+        self.log.push((pairs, reliant));
+    }
+
+    /// What a cell in `domain` relies on that is there since the log had this length.
+    fn relied(&self, since: u16, domain: Domain) -> Pairs {
+        let mut all = Pairs::default();
+        let log = self.log[usize::from(since)..].iter();
+        log.filter(|entry| entry.1[domain as usize]).for_each(|entry| all.add(entry.0));
+        all
     }
 }
 
@@ -186,8 +219,8 @@ impl Memory {
             self.last = *self.places.entry(base).or_insert_with(|| {
                 let (low, high) = (i64::MAX, i64::MIN);
                 let epochs = self.epochs;
-                let pairs = Pairs::default();
-                self.bases.push(Cells { base, epochs, cells: Vec::new(), root: None, low, high, pairs });
+                let log = Vec::new();
+                self.bases.push(Cells { base, epochs, cells: Vec::new(), root: None, low, high, log });
                 self.bases.len() as u32 - 1
             }) as usize;
         }
@@ -203,17 +236,23 @@ impl Memory {
     /// What a load of type `ty` at `place` would give, and what that relies on.
     pub(crate) fn load(&mut self, place: &Place, ty: Type) -> Option<(Known, Pairs)> {
         let cells = self.cells(place);
-        let known = cells.load(place, ty)?;
-        Some((known, cells.pairs))
+        let (known, since) = cells.load(place, ty)?;
+        Some((known, cells.relied(since, place.domain)))
     }
 
     /// Notes that `place` holds `value`, which was loaded.
     pub(crate) fn loaded(&mut self, place: &Place, ty: Type, value: Value) {
         let cells = self.cells(place);
+        let since = cells.log.len() as u16;
+        let cell = Cell { offset: place.offset, ty, value, domain: place.domain, since };
+        // What is known, but cannot be relied on, is known anew.
+        if let Some(old) = cells.cells.iter_mut().find(|old| old.offset == place.offset && old.ty == ty) {
+            *old = cell;
+            return;
+        }
         if cells.cells.len() >= MAX_CELLS {
             cells.cells.remove(0);
         }
-        let cell = Cell { offset: place.offset, ty, value, domain: place.domain };
         (cells.low, cells.high) = (cells.low.min(cell.offset), cells.high.max(cell.end()));
         cells.cells.push(cell);
     }
@@ -253,25 +292,26 @@ impl Memory {
 }
 
 impl Cells {
-    /// What a load of type `ty` at `place` would give.
-    fn load(&self, place: &Place, ty: Type) -> Option<Known> {
+    /// What a load of type `ty` at `place` would give, and since when that is known.
+    fn load(&self, place: &Place, ty: Type) -> Option<(Known, u16)> {
         let cells = &self.cells;
         let (start, end) = (place.offset, place.offset.wrapping_add(place.bytes));
         let exact = |offset: i64, ty: Type| cells.iter().find(|cell| cell.offset == offset && cell.ty == ty);
         if let Some(cell) = exact(start, ty) {
-            return Some(Known::Same(cell.value));
+            return Some((Known::Same(cell.value), cell.since));
         }
         if ty.bits() == 128 {
             let low = exact(start, Type::I64)?;
             let high = exact(start.wrapping_add(8), Type::I64)?;
-            return Some(Known::Halves(low.value, high.value));
+            return Some((Known::Halves(low.value, high.value), low.since.min(high.since)));
         }
         let around =
             cells.iter().find(|cell| cell.offset <= start && end <= cell.end() && cell.ty.bytes() > ty.bytes())?;
         let skipped = 8 * (start - around.offset) as u32;
         if around.ty.bits() <= 64 {
-            return Some(Known::Part(around.value, skipped));
+            return Some((Known::Part(around.value, skipped), around.since));
         }
-        (ty == Type::I64 && skipped.is_multiple_of(64)).then_some(Known::Half(around.value, skipped == 64))
+        let half = (Known::Half(around.value, skipped == 64), around.since);
+        (ty == Type::I64 && skipped.is_multiple_of(64)).then_some(half)
     }
 }

@@ -13,7 +13,7 @@
 //! Worked example: see the crate's documentation.
 
 use crate::Stats;
-use crate::apart::{Apart, RootId, Window};
+use crate::apart::{Apart, Path, RootId, Spot, Window};
 use crate::frames::{Frames, Overwritten};
 use crate::graph::{self, Graph};
 use crate::loss::Losses;
@@ -38,7 +38,13 @@ pub(crate) struct Walk<'t> {
     pub start_exit: Exit,
     graph: Graph,
     frames: Frames,
-    apart: Apart,
+    pub(crate) apart: Apart,
+    /// The segments that dominate the current one, and that one.
+    pub(crate) path: Path,
+    /// Where in the current segment guards could stand that leave by which exit: the last such point.
+    pub(crate) point: Option<(Spot, Exit)>,
+    /// Exits of points that have guards.
+    pub(crate) points: Vec<(Spot, Exit)>,
     /// Whether loads see earlier loads and stores.
     forward: bool,
     memory: Memory,
@@ -49,7 +55,7 @@ pub(crate) struct Walk<'t> {
     /// What is known of memory at the end of segments whose successors need it.
     saved: Map<Segment, Option<Memory>>,
     /// How many places use each exit.
-    exit_uses: Map<Exit, u32>,
+    pub(crate) exit_uses: Map<Exit, u32>,
     /// Slot reads of the entry segment.
     entry_slots: Map<Value, bool>,
     /// Addresses that are compared for equality, as the target of a dispatch is.
@@ -60,7 +66,7 @@ pub(crate) struct Walk<'t> {
 
 enum Step {
     Enter(Segment),
-    Leave(scope::Mark),
+    Leave(Segment, scope::Mark),
 }
 
 /// Runs the pass `forward`.
@@ -73,12 +79,16 @@ pub(crate) fn run(trace: &mut Trace, stats: &mut Stats, forward: bool) {
     graph::remove_unreachable(trace);
     let graph = Graph::new(trace);
     let entry = trace.entry();
+    let has_points = trace.resume_exits().next().is_some();
     let mut walk = Walk {
         regions: Regions::new(trace),
         entry_guards: Vec::new(),
         start_exit: Exit::NONE,
         frames: Frames::new(trace, &graph.order),
-        apart: Apart::new(trace),
+        apart: Apart::new(trace, has_points),
+        path: Map::filled(trace.segments.len(), false),
+        point: None,
+        points: Vec::new(),
         forward,
         memory: Memory::default(),
         losses: stats.reasons.is_some().then(Losses::default),
@@ -97,14 +107,19 @@ pub(crate) fn run(trace: &mut Trace, stats: &mut Stats, forward: bool) {
     while let Some(step) = steps.pop() {
         match step {
             Step::Enter(segment) => {
-                steps.push(Step::Leave(walk.scope.enter()));
+                steps.push(Step::Leave(segment, walk.scope.enter()));
+                walk.path[segment] = true;
+                walk.point = None;
                 if walk.segment(segment) {
                     steps.extend(walk.graph.children[segment].iter().rev().map(|child| Step::Enter(*child)));
                 }
             }
             // What was learned is not needed any more when nothing is left to enter.
-            Step::Leave(mark) if steps.iter().any(|step| matches!(step, Step::Enter(_))) => walk.scope.leave(mark),
-            Step::Leave(_) => {}
+            Step::Leave(segment, mark) if steps.iter().any(|step| matches!(step, Step::Enter(_))) => {
+                walk.path[segment] = false;
+                walk.scope.leave(mark);
+            }
+            Step::Leave(..) => {}
         }
     }
     walk.finish(entry);
@@ -194,7 +209,7 @@ impl Walk<'_> {
         let insts = std::mem::take(&mut self.scope.trace.segments[segment].insts);
         let mut failing = None;
         for value in insts {
-            failing = self.visit(value);
+            failing = self.visit(value, segment);
             if failing.is_some() {
                 break;
             }
@@ -231,7 +246,7 @@ impl Walk<'_> {
     }
 
     /// Treats one instruction; the exit, if it is a guard that always fails.
-    fn visit(&mut self, value: Value) -> Option<Exit> {
+    fn visit(&mut self, value: Value, segment: Segment) -> Option<Exit> {
         self.scope.stats.rewrites.look_at(value);
         let mut inst = self.scope.trace.insts[value];
         if scope::is_numbered(inst.op) {
@@ -241,9 +256,9 @@ impl Walk<'_> {
         }
         match inst.op {
             Opcode::Const => self.scope.intern(value),
-            Opcode::Load => self.load(value, inst),
+            Opcode::Load => self.load(value, inst, segment),
             Opcode::Store => self.store(value, inst),
-            Opcode::Guard | Opcode::GuardNot => return self.guard(value, &inst),
+            Opcode::Guard | Opcode::GuardNot => return self.guard(value, &inst, segment),
             Opcode::Native => {
                 self.native(&inst);
                 self.scope.out.push(value);
@@ -278,7 +293,7 @@ impl Walk<'_> {
         }
     }
 
-    fn guard(&mut self, value: Value, inst: &Inst) -> Option<Exit> {
+    fn guard(&mut self, value: Value, inst: &Inst, segment: Segment) -> Option<Exit> {
         let exit = inst.exit()?;
         let mut expected = inst.op == Opcode::Guard;
         let mut test = self.scope.resolve(inst.args[0]);
@@ -311,11 +326,15 @@ impl Walk<'_> {
         self.update_exit(exit);
         self.scope.out.push(value);
         self.scope.assume(test, expected);
+        if expected {
+            self.apart.learn(self.scope.trace, test, segment);
+        }
         None
     }
 
-    fn load(&mut self, value: Value, mut inst: Inst) {
+    fn load(&mut self, value: Value, mut inst: Inst, segment: Segment) {
         let Some(address) = inst.address() else { return };
+        self.note_point(value, segment);
         let mut address = self.normalise(address);
         if self.fold_load(value, &address) {
             return;
@@ -338,12 +357,13 @@ impl Walk<'_> {
         if self.forward {
             let place = self.place(value, &address, inst.ty);
             if let Some((known, pairs)) = self.memory.load(&place, inst.ty)
+                && self.can_rely(pairs)
                 && let Some(other) = self.extract(known, inst.ty)
                 && self.scope.stats.may("load forwarded")
             {
                 self.scope.replace(value, other);
                 self.scope.stats.loads_forwarded += 1;
-                self.apart.rely(pairs);
+                self.rely(pairs);
                 return;
             }
             self.memory.loaded(&place, inst.ty, value);
@@ -392,10 +412,11 @@ impl Walk<'_> {
             let place = self.place(value, &address, inst.ty);
             if let Some((Known::Same(known), pairs)) = self.memory.load(&place, inst.ty)
                 && self.scope.resolve(known) == inst.args[2]
+                && self.can_rely(pairs)
                 && self.scope.stats.may("store of what is there")
             {
                 self.scope.stats.stores_removed += 1;
-                self.apart.rely(pairs);
+                self.rely(pairs);
                 return;
             }
             self.note_store(&place, &inst);
@@ -427,9 +448,9 @@ impl Walk<'_> {
 
     fn note_store(&mut self, place: &Place, inst: &Inst) {
         let own = place.root.map(|root| Window { root, start: place.offset, end: place.offset + place.bytes });
-        let Walk { memory, apart, scope, .. } = self;
+        let Walk { memory, apart, scope, path, .. } = self;
         memory.stored(place, inst.ty, inst.args[2], |root: RootId, start, end| {
-            apart.are_apart(&own?, &Window { root, start, end }, || scope.stats.may("roots apart"))
+            apart.are_apart(&own?, &Window { root, start, end }, path, || scope.stats.may("roots apart"))
         });
     }
 
@@ -443,12 +464,13 @@ impl Walk<'_> {
         }
         let domain = self.frames.domain(self.scope.trace, address, bytes);
         let base = Base { root, index, scale: if index.is_some() { scale } else { 1 } };
-        let is_compared = self.entry_slots.get(root) == Some(&true) && !index.is_some();
+        let at_entry = self.entry_slots.get(root) == Some(&true);
+        let is_compared = !index.is_some() && (at_entry || domain != Domain::Frame);
         let root = self.scope.trace.recorded(value).filter(|_| is_compared).and_then(|recorded| {
-            let slot = self.scope.trace.insts[root].slot();
-            let is_pointer = !matches!(slot, None | Some(Slot::FLAGS | Slot::FS | Slot::GS));
+            let slot = self.scope.trace.insts[root].slot().filter(|_| at_entry);
+            let is_pointer = !matches!(slot, Some(Slot::FLAGS | Slot::FS | Slot::GS));
             let base = recorded.address.wrapping_sub(i64::from(offset) as u64);
-            if is_pointer { self.apart.root(root, base) } else { None }
+            if is_pointer { self.apart.root(root, base, at_entry) } else { None }
         });
         Place { base, offset: i64::from(offset), bytes, domain, root }
     }
@@ -519,21 +541,6 @@ impl Walk<'_> {
             let mut data = std::mem::replace(&mut self.scope.trace.exits[exit], ExitData::new(0, 0));
             map_exit(self.scope.trace, &mut data, |value| self.scope.resolve(value));
             self.scope.trace.exits[exit] = data;
-        }
-    }
-
-    /// Guards at the start of the trace that roots are apart, where that was concluded from.
-    fn guard_pairs(&mut self) {
-        let guards: Vec<_> = self.apart.guards().collect();
-        for (a, b, addend, limit) in guards {
-            let exit = self.start_exit();
-            let [addend, limit] = [addend, limit].map(|imm| self.scope.constant(Type::I64, imm));
-            let difference = self.scope.add(Inst::binary(Opcode::Sub, Type::I64, a, b));
-            let moved = self.scope.add(Inst::binary(Opcode::Add, Type::I64, difference, addend));
-            let test = self.scope.add(Inst::binary(Opcode::Ule, Type::I1, moved, limit));
-            let guard = self.scope.add(Inst::guard(true, test, exit));
-            self.entry_guards.extend([difference, moved, test, guard]);
-            self.scope.stats.roots_apart += 1;
         }
     }
 

@@ -69,6 +69,8 @@ struct Uses {
     comparisons: u32,
     /// As a root without an index.
     roots: u32,
+    /// By checks that memory is apart, and what these are computed from.
+    checks: u32,
     /// By anything else that is executed in every iteration.
     others: u32,
 }
@@ -116,7 +118,8 @@ pub fn loop_weight(trace: &Trace) -> Option<Weight> {
             Effect::Read => weight.loads += 1,
             _ if strip.contains(&value) => {}
             Effect::Pure | Effect::Partial | Effect::Barrier => {
-                if counts(trace, &uses, value) {
+                let is_check = uses[value].all() == 0 && uses[value].checks > 0;
+                if !is_check && counts(trace, &uses, value) {
                     weight.operations += 1;
                     weight.for_exits += u32::from(uses[value].all() == 0);
                 }
@@ -181,6 +184,7 @@ fn note(trace: &Trace, uses: &mut Map<Value, Uses>, value: Value) {
     let inst = &trace.insts[value];
     let own = uses[value];
     match inst.op.effect() {
+        Effect::Guard if is_alias_check(trace, inst.args[0]) => uses[inst.args[0]].checks += 1,
         Effect::Guard => uses[inst.args[0]].tests += 1,
         Effect::Read | Effect::Write => {
             let Some(address) = inst.address() else { return };
@@ -194,7 +198,9 @@ fn note(trace: &Trace, uses: &mut Map<Value, Uses>, value: Value) {
                 uses[inst.args[2]].others += 1;
             }
         }
-        Effect::Pure | Effect::Partial if own.all() == 0 => {}
+        Effect::Pure | Effect::Partial if own.all() == 0 => {
+            inst.operands().for_each(|operand| uses[operand].checks += own.checks);
+        }
         Effect::Pure if is_comparison(inst) && own.tests == own.all() => {
             inst.operands().for_each(|operand| uses[operand].comparisons += 1);
         }
