@@ -88,7 +88,7 @@ pub struct Record {
     /// Whether all vector state is saved at return, or only xmm0 to xmm15.
     pub wide: u32,
     /// The unit whose trace made the call.
-    pub unit: u32,
+    pub unit: AtomicU32,
     /// In a region of `redmagic_temp_disable`: its nesting.
     pub depth: u32,
     /// The context of the thread that made the call.
@@ -279,10 +279,9 @@ fn lock() -> MutexGuard<'static, Pool> {
 pub fn abandon_units(units: &HashSet<u32>) {
     let pool = lock();
     for at in 0..pool.prepared {
-        // SAFETY: a prepared record; `unit` is read as a plain word that its thread may be writing, and then the unit is
-        // looked for again later (see `reclaim`).
+        // SAFETY: a prepared record. Its thread may be writing `unit`; then the unit is looked for again later (see `reclaim`).
         let record = unsafe { &*record(at) };
-        if units.contains(&record.unit) {
+        if units.contains(&record.unit.load(Relaxed)) {
             let _ = record.live.compare_exchange(WAITING, ABANDONED, Relaxed, Relaxed);
             let _ = record.live.compare_exchange(REGION, ABANDONED_REGION, Relaxed, Relaxed);
         }
@@ -354,7 +353,7 @@ fn prepare(pool: &mut Pool) -> bool {
                 function: 0,
                 live: AtomicU32::new(FREE),
                 wide: 0,
-                unit: NO_UNIT,
+                unit: AtomicU32::new(NO_UNIT),
                 depth: 0,
                 owner: 0,
             });

@@ -263,7 +263,7 @@ pub fn begin_recorded(thread: &mut Thread, kind: Kind, function: u64) -> *mut Re
     taken.rsp = rsp;
     taken.owner = owner;
     taken.wide = 1;
-    taken.unit = crate::exits::NO_UNIT;
+    taken.unit.store(crate::exits::NO_UNIT, Relaxed);
     taken.live.store(REGION, Relaxed);
     match kind {
         Kind::Disabled => {

@@ -119,6 +119,12 @@ fn dropped_traces_are_freed() {
 }
 
 #[test]
+fn what_threads_share() {
+    check(&["shared.c"], "-O2", Static);
+    check(&["shared.c"], "-O0", Shared);
+}
+
+#[test]
 fn forks() {
     check(&["forks.c"], "-O2", Static);
     check(&["forks.c"], "-O2 -DTRACED", Shared);

@@ -1,17 +1,17 @@
--- Runs all programs again and again in one process and says what that does to its memory.
+-- Runs all programs again and again in one process, a round for each line of standard input.
 --
---   redmagic-lua benches/endurance.lua SECONDS programs/*.lua
+--   redmagic-lua benches/endurance.lua programs/*.lua
 --
--- Every round loads each program anew, so that its functions and the traces in them become garbage, runs it at its size
--- for tests and compares a hash of what it prints with that of the first round. A line every ten rounds: seconds of CPU
--- time, rounds, resident memory in kilobytes, Lua's own memory in kilobytes. REDMAGIC_STATS gives the rest.
-local seconds = tonumber(arg[1])
+-- Every round loads each program anew, so that its functions and the traces in them become garbage, and runs it at its size
+-- for tests. The answer to a line is another: resident memory and Lua's own memory in kilobytes, and a hash of what all
+-- programs have printed since the first round. What a program prints otherwise than in its first run goes to standard error.
+-- The command `endurance` writes the lines, and compares the answers of an interpreter without traces.
 local programs = {}
-for i = 2, #arg do
+for i = 1, #arg do
   local file = assert(io.open(arg[i]))
   local text = file:read("a")
   file:close()
-  programs[#programs + 1] = {
+  programs[i] = {
     name = arg[i]:match("([^/]*)$"),
     text = text,
     size = text:match("\n%-%- sizes: test=(%d+)"),
@@ -26,16 +26,13 @@ local function resident()
 end
 
 local function run(program)
-  local hash = 0
-  local function add(text)
-    for i = 1, #text do hash = (hash * 31 + text:byte(i)) & 0xffffffffffff end
+  local lines = {}
+  local function write(...)
+    for i = 1, select("#", ...) do lines[#lines + 1] = tostring((select(i, ...))) end
   end
   local function show(...)
-    for i = 1, select("#", ...) do add(tostring((select(i, ...)))) end
-    add("\n")
-  end
-  local function write(...)
-    for i = 1, select("#", ...) do add(tostring((select(i, ...)))) end
+    for i = 1, select("#", ...) do write((select(i, ...)), "\t") end
+    write("\n")
   end
   local globals = setmetatable({
     arg = {[0] = program.name, program.size},
@@ -44,32 +41,33 @@ local function run(program)
   }, {__index = _G})
   globals._G = globals
   assert(load(program.text, "@" .. program.name, "t", globals))()
-  return hash
+  return table.concat(lines)
 end
 
-local wrong, rounds, first, most = 0, 0, nil, 0
-local start = os.clock()
-while os.clock() - start < seconds do
-  for _, program in ipairs(programs) do
-    local hash = run(program)
-    program.hash = program.hash or hash
-    if hash ~= program.hash then
-      wrong = wrong + 1
-      print("DIFFERENT", program.name, rounds)
+-- Says where a text differs from the first one.
+local function complain(name, round, text, first)
+  local expected = first:gmatch("[^\n]*")
+  for line in text:gmatch("[^\n]*") do
+    local other = expected()
+    if line ~= other then
+      io.stderr:write(string.format("%s, round %d: %q in place of %q\n", name, round, line, other or "nothing"))
+      return
     end
   end
-  rounds = rounds + 1
-  collectgarbage()
-  collectgarbage()
-  local memory = resident()
-  if rounds == 10 then first = memory end
-  most = math.max(most, memory)
-  if rounds % 10 == 0 then
-    print(string.format("%7.1f s %5d rounds %8d KB resident %8d KB of Lua", os.clock() - start, rounds, memory,
-      collectgarbage("count") // 1))
-    io.stdout:flush()
-  end
+  io.stderr:write(string.format("%s, round %d: output is shorter\n", name, round))
 end
-print(string.format("%d rounds, %d programs, %d different; resident %s KB after ten rounds, %d KB at the end, %d KB at most",
-  rounds, #programs, wrong, first or "-", resident(), most))
-os.exit(wrong == 0)
+
+local hash, round = 0, 0
+for _ in io.lines() do
+  round = round + 1
+  for _, program in ipairs(programs) do
+    local text = run(program)
+    program.first = program.first or text
+    if text ~= program.first then complain(program.name, round, text, program.first) end
+    for i = 1, #text do hash = (hash * 31 + text:byte(i)) & 0xffffffffffff end
+  end
+  collectgarbage()
+  collectgarbage()
+  print(resident(), collectgarbage("count") // 1 | 0, hash)
+  io.stdout:flush()
+end
