@@ -24,7 +24,9 @@ pub extern "C" fn before() {
 
 /// Gives them back.
 pub extern "C" fn after_in_parent() {
-    let _ = FORKING.try_with(|forking| forking.take());
+    if let Ok(Some((_, mut locked))) = FORKING.try_with(|forking| forking.take()) {
+        locked.arena.freeze();
+    }
 }
 
 /// Gives them back in the child, which has its own copy of the code from here on, or runs none.

@@ -69,7 +69,9 @@ pub struct Arena {
     length: usize,
     /// Nothing was ever used from here on.
     end: usize,
-    /// What is free before that.
+    /// What is before this stays as it is.
+    frozen: usize,
+    /// What is free between the two.
     gaps: Gaps,
     /// Bytes in use.
     used: usize,
@@ -97,7 +99,7 @@ impl Arena {
             let write = map(ptr::null_mut(), length, libc::PROT_READ | libc::PROT_WRITE, 0, file);
             let execute = map(ptr::null_mut(), length, libc::PROT_READ | libc::PROT_EXEC, 0, file);
             libc::close(file);
-            Some(Arena { write: write?, execute: execute?, length, end: 0, gaps: Gaps::default(), used: 0 })
+            Some(Arena { write: write?, execute: execute?, length, end: 0, frozen: 0, gaps: Gaps::default(), used: 0 })
         }
     }
 
@@ -127,14 +129,20 @@ impl Arena {
 
     /// Gives the memory of code back that nobody executes or refers to any more.
     pub fn remove(&mut self, block: CodeBlock) {
-        if self.length == 0 {
+        let start = (block.address - self.execute) as usize;
+        self.used -= block.length;
+        if start < self.frozen {
             return;
         }
-        let start = (block.address - self.execute) as usize;
         // SAFETY: the range lies within the writable view and is the block's alone until it is a gap.
         unsafe { ptr::write_bytes((self.write as *mut u8).add(start), TRAP, block.length) };
         self.gaps.add(start, block.length);
-        self.used -= block.length;
+    }
+
+    /// In the parent of a fork: nothing that is here is overwritten any more. The child makes its copy of the file when it
+    /// comes to it, or never.
+    pub fn freeze(&mut self) {
+        (self.frozen, self.gaps) = (self.end, Gaps::default());
     }
 
     /// Bytes in use.
@@ -146,8 +154,10 @@ impl Arena {
     /// run any more, and what is there stays as it is, for it is the parent's.
     pub fn after_fork(&mut self) -> bool {
         let done = self.copy();
-        if !done {
-            (self.length, self.gaps) = (0, Gaps::default());
+        match done {
+            true => self.frozen = 0,
+            // Nothing can be added, either.
+            false => (self.length, self.frozen, self.gaps) = (0, usize::MAX, Gaps::default()),
         }
         done
     }
@@ -359,6 +369,11 @@ mod tests {
         assert_eq!(function(), 42);
         assert!(arena.after_fork());
         assert_eq!(function(), 42);
+        // What a child may not have copied yet stays.
+        arena.freeze();
+        arena.remove(code);
+        assert_eq!(function(), 42);
+        assert!(arena.add(&[0xcc], 16).is_some_and(|other| other.address != code.address));
         assert!(arena.add(&[0; 2 << 20], 16).is_none());
     }
 

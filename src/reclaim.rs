@@ -9,6 +9,8 @@
 //! to make a residual call when the first round began have made it when it ends, so the second one finds their records.
 //! After that none are made: exits of dropped units lead to the library, which makes their calls without a record.
 //!
+//! What was made before a fork is not used again in the parent: nobody knows when the child has made its copy of the code.
+//!
 //! # Invariants
 //! - A thread sets its word BUSY before it looks where a trace is, or whether a record is still its trace's; a round begins
 //!   with a barrier on all threads between abandoning and looking at their words. So who is not seen busy finds the new state.

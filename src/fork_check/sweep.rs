@@ -28,6 +28,7 @@ use crate::context::Context;
 use crate::recorder::log::{Entry, EntryKind};
 use crate::recorder::slots::Kind;
 use crate::runtime::Runtime;
+use crate::stats::COUNTERS;
 use crate::thread::Thread;
 use redmagic_ir::{Address, Entity, ExitValue, FLAGS_MASK, Inst, Opcode, Slot, Trace, Type};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -74,6 +75,9 @@ struct Left<'a> {
     place: Option<usize>,
 }
 
+/// All children of a trial live at once, with tens of megabytes each. Of longer traces each trial takes other guards.
+const MOST_CHILDREN: usize = 96;
+
 /// What the children have done whose guards failed.
 pub struct Sweep<'a> {
     left: Vec<Left<'a>>,
@@ -83,8 +87,10 @@ impl<'a> Sweep<'a> {
     /// Runs a child for each guard. Guards that are not reached are left out.
     pub fn new(trial: &'a Trial, thread: &mut Thread) -> Result<Sweep<'a>, Trouble> {
         let mut left = Vec::new();
-        for guard in 0..trial.guards as u64 {
-            CHOSEN.store(guard, Relaxed);
+        let stride = trial.guards.div_ceil(MOST_CHILDREN).max(1);
+        let first = COUNTERS.recordings.load(Relaxed) as usize % stride;
+        for guard in (first..trial.guards).step_by(stride) {
+            CHOSEN.store(guard as u64, Relaxed);
             let iteration = child::run(trial.function, thread);
             CHOSEN.store(NONE, Relaxed);
             let mut iteration = iteration?;
