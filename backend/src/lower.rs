@@ -8,6 +8,7 @@
 //! seg n(parameters):       the segment; a guard ends a block: brif failed, exit (FIRST: this keeps exits out of the
 //!                          loop in the register allocator's eyes), continue
 //! exit k (cold):           write the state, return the address of exit record k
+//! tail (cold):             write what several exits write, return their records
 //! ```
 //!
 //! # Values
@@ -24,6 +25,7 @@ mod int;
 mod lanes;
 mod memory;
 mod pure;
+mod tails;
 mod wide;
 
 use crate::class::{Class, Classes};
@@ -34,8 +36,10 @@ use cranelift_codegen::ir::{
 };
 use cranelift_codegen::isa::{CallConv, TargetFrontendConfig};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Switch, Variable};
+use exit::Way;
 pub(crate) use fused::{Inline, place_instructions};
 use redmagic_ir::{Entity, Exit, Inst, Opcode, Segment, Target, Terminator, Trace, Type, Value as IrValue};
+use tails::Tails;
 
 /// What lowering finds out beside the function.
 pub(crate) struct Lowered {
@@ -82,6 +86,7 @@ struct Lowering<'a, 'f> {
     scope: u32,
     blocks: Vec<Option<Block>>,
     exit_blocks: Vec<Option<Block>>,
+    tails: Tails,
     native_signature: Option<SigRef>,
     /// The instructions that stand in the places of calls, with the functions.
     inlines: Vec<(Inline, FuncRef)>,
@@ -124,6 +129,7 @@ pub(crate) fn lower(
         scope: EVERYWHERE,
         blocks: vec![None; trace.segments.len()],
         exit_blocks: vec![None; trace.exits.len()],
+        tails: Tails::default(),
         native_signature: None,
         inlines: Vec::new(),
         exits: vec![unchanged; trace.exits.len()],
@@ -164,16 +170,19 @@ impl Lowering<'_, '_> {
         for &segment in &self.liveness.order {
             self.segment(segment)?;
         }
+        self.tails = Tails::new(self.trace, |exit| self.exit_blocks[exit.index()].is_some());
         for exit in self.trace.exits.keys() {
             if let Some(block) = self.exit_blocks[exit.index()] {
                 self.builder.set_cold_block(block);
                 self.builder.switch_to_block(block);
                 self.builder.seal_block(block);
                 self.scope += 1;
-                self.leave(exit)?;
+                self.write_state(exit, Way::Cold)?;
+                let record = self.exit_record(exit);
+                self.tail_of(exit, record)?;
             }
         }
-        Ok(())
+        self.tails()
     }
 
     /// From the function's entry to the entry segment, or to where a residual call returns.

@@ -14,6 +14,7 @@
 //! return exit_records + 3 * exit_stride
 //! ```
 
+use super::exit::Way;
 use super::memory::FLAGS;
 use super::{Lowering, Operand};
 use crate::BackendError;
@@ -33,7 +34,7 @@ impl Lowering<'_, '_> {
         }
         let target = self.general(Operand::Trace(call.target))?;
         let return_address = self.general(Operand::Trace(call.return_address))?;
-        self.write_state(call.state)?;
+        self.write_state(call.state, Way::Hot)?;
         let record = self.builder.ins().load(types::I64, FLAGS, self.context, layout.free_record);
         self.builder.ins().store(FLAGS, target, record, layout.record_target);
         self.builder.ins().store(FLAGS, return_address, record, layout.record_return);

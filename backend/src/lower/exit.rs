@@ -1,6 +1,6 @@
 //! Exits: writing the guest's state.
 //!
-//! Everything is computed first, then slots are written, then delayed stores are made. Constants and unchanged slots
+//! Everything is computed first, then slots are written and delayed stores are made. Constants and unchanged slots
 //! cost no code. Flags that are a recipe are not computed at all: their operands are stored, and whoever wants the
 //! flags applies the recipe (a linked trace often wants none).
 //!
@@ -12,29 +12,44 @@
 //! with `ExitCode { flags: Recipe { op: FlSub, ty: I64 }, constants: [(rbx, 7)] }`.
 
 use super::memory::FLAGS;
+use super::tails::is_in_tail;
 use super::{Lowering, Operand};
 use crate::class::Class;
 use crate::{BackendError, ExitCode, FlagsRecipe};
 use cranelift_codegen::ir::{InstBuilder, Value, types};
 use redmagic_ir::{Entity, Exit, ExitData, ExitValue, Recipe, Slot, Type};
 
+/// Where an exit's code is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Where the trace ends, or makes a residual call.
+    Hot,
+    /// Beside the trace: it has a tail.
+    Cold,
+}
+
 impl Lowering<'_, '_> {
     /// Writes the state of an exit and returns from the function.
     pub(super) fn leave(&mut self, exit: Exit) -> Result<(), BackendError> {
-        self.write_state(exit)?;
+        self.write_state(exit, Way::Hot)?;
         self.return_exit(exit);
         Ok(())
     }
 
     pub(super) fn return_exit(&mut self, exit: Exit) {
-        let offset = (exit.index() as u64).wrapping_mul(self.request.exit_stride);
-        let record = self.request.exit_records.wrapping_add(offset);
-        let record = self.builder.ins().iconst(types::I64, record as i64);
+        let record = self.exit_record(exit);
         self.builder.ins().return_(&[record]);
     }
 
-    /// Writes the state of an exit and notes what is left to the runtime.
-    pub(super) fn write_state(&mut self, exit: Exit) -> Result<(), BackendError> {
+    /// The address of an exit's record.
+    pub(super) fn exit_record(&mut self, exit: Exit) -> Value {
+        let offset = (exit.index() as u64).wrapping_mul(self.request.exit_stride);
+        let record = self.request.exit_records.wrapping_add(offset);
+        self.builder.ins().iconst(types::I64, record as i64)
+    }
+
+    /// Writes the state of an exit, but for its tail if it has one, and notes what is left to the runtime.
+    pub(super) fn write_state(&mut self, exit: Exit, way: Way) -> Result<(), BackendError> {
         let trace = self.trace;
         let Some(data) = trace.exits.get(exit) else {
             return Err(BackendError::Malformed(format!("{exit} does not exist")));
@@ -51,6 +66,12 @@ impl Lowering<'_, '_> {
                     code.flags = FlagsRecipe::Recipe { op: recipe.op, ty };
                     continue;
                 }
+            }
+            if way == Way::Cold && is_in_tail(trace, data, slot, value) {
+                if slot == Slot::FLAGS {
+                    code.flags = FlagsRecipe::Stored;
+                }
+                continue;
             }
             let Some(operand) = self.exit_operand(data, value, slot.ty(), &mut made)? else { continue };
             if slot == Slot::FLAGS {
@@ -116,7 +137,7 @@ impl Lowering<'_, '_> {
     }
 
     /// What an exit writes, with its recipes computed; `None` if any value will do. `ty` is the type of a constant.
-    fn exit_operand(
+    pub(super) fn exit_operand(
         &mut self,
         data: &ExitData,
         value: ExitValue,
