@@ -14,7 +14,7 @@ const EDGES: [(&str, &[&str]); 5] = [
     ("redmagic-ir", &["smallvec", "petgraph"]),
     ("redmagic-passes", &["redmagic-ir"]),
     ("redmagic-lift", &["redmagic-ir", "iced-x86"]),
-    ("redmagic-backend", &["redmagic-ir", "cranelift-codegen", "cranelift-frontend", "cranelift-native"]),
+    ("redmagic-backend", &["redmagic-ir", "cranelift-codegen", "cranelift-frontend", "cranelift-native", "rustc-hash"]),
     (
         "redmagic",
         &[
@@ -63,7 +63,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("hosts/lua/src/compare.rs", "getrusage"),
     ("hosts/lua/src/host.rs", "calls the C program"),
     ("hosts/lua/src/main.rs", "names the C program"),
-    ("hosts/lua/tests/command_line.rs", "sends a signal"),
+    ("hosts/lua/tests/signals.rs", "sends a signal"),
     ("backend/tests/common/mod.rs", "runs compiled code"),
 ];
 
