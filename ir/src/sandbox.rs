@@ -174,6 +174,8 @@ pub struct TestGuest {
     /// What happened so far.
     pub events: Vec<Event>,
     seed: u64,
+    /// The stack pointer when a trace was entered: what lies between it and that of a call are frames of the trace.
+    stack: u64,
 }
 
 impl TestGuest {
@@ -184,19 +186,26 @@ impl TestGuest {
 
     /// A guest with slots of 0 and the given memory.
     pub fn with_memory(seed: u64, memory: SparseMemory) -> TestGuest {
-        TestGuest { slots: [0; Slot::COUNT], memory, events: Vec::new(), seed }
+        TestGuest { slots: [0; Slot::COUNT], memory, events: Vec::new(), seed, stack: 0 }
     }
 
     /// What a residual callee might do: all slots but the callee-saved ones change, and memory: all of it if the callee may
-    /// do anything, else what its own frame overwrites.
+    /// do anything, but for frames of the trace that it has no pointer to; else what its own frame overwrites.
     pub fn perform_call(&mut self, target: u64, return_address: u64, effect: CallEffect) {
         let seed = mix(self.seed, mix(target, self.events.len() as u64));
         self.events.push(Event::Call(target, return_address));
+        let hidden = self.hidden_frames();
         for slot in Slot::all().filter(|slot| slot.is_writable() && !slot.is_callee_saved()) {
             self.set_slot(slot, interesting(mix(seed, slot.index() as u64)));
         }
         if effect == CallEffect::Any {
+            let frames: Vec<_> = hidden.map(|address| (address, self.memory.byte(address))).collect();
             self.memory.scramble(seed);
+            for (address, byte) in frames {
+                if let Some(byte) = byte {
+                    self.memory.set(address, 1, u128::from(byte));
+                }
+            }
         } else {
             const FRAME: u64 = 128;
             for below in (8..=FRAME).step_by(8) {
@@ -204,6 +213,23 @@ impl TestGuest {
                 self.memory.set(address, 8, u128::from(mix(seed, address)));
             }
         }
+    }
+}
+
+impl TestGuest {
+    /// The frames that the trace has pushed and that are there now, if no register but the stack pointer and no word that was
+    /// written elsewhere leads there, or below.
+    fn hidden_frames(&self) -> std::ops::Range<u64> {
+        const MOST: u64 = 4096;
+        let (low, high) = (self.slot(Slot::RSP), self.stack);
+        if high.wrapping_sub(low) > MOST {
+            return 0..0;
+        }
+        let inside = |address: u64| (low.saturating_sub(MOST)..high).contains(&address);
+        let given = Slot::all().any(|slot| slot != Slot::RSP && inside(self.slot(slot)));
+        let word = |address: u64| self.memory.get(address, 8).is_ok_and(|word| inside(word as u64));
+        let held = self.memory.written().any(|(address, _)| !(low..high).contains(&address) && word(address));
+        if given || held { 0..0 } else { low..high }
     }
 }
 
@@ -288,6 +314,7 @@ pub fn run_with(
     mut call: impl FnMut(&mut TestGuest, u64, u64, CallEffect),
 ) -> Result<Outcome, EvalError> {
     let mut machine = Machine::new(trace);
+    guest.stack = guest.slot(Slot::RSP);
     let mut outcome = machine.enter(trace, guest, fuel)?;
     while let Outcome::Call { target, return_address, resume, .. } = outcome {
         let effect = trace.segments.values().find_map(|segment| match &segment.terminator {

@@ -7,6 +7,8 @@
 //! - The one exception is the red zone of a leaf function that contains the anchor: its locals lie below the stack
 //!   pointer. A function that moves its stack pointer down further to call others has none, so frames are private only
 //!   where an exit shows the stack pointer below its value at entry, and none shows that the function was left.
+//! - A callee does not change what it has no pointer to: frames that are there when it is called stay as they are. (Who walks
+//!   the stack reads.) Its own frame lies below the stack pointer that it is called with.
 //! - A parameter that carries the stack pointer is as far from its value at entry as all that arrives there, or at
 //!   most that value. A residual call returns with the stack pointer that it was made with.
 //! - A comparison can make the optimiser use one of two values for the other. So what is compared with a pointer into
@@ -17,7 +19,7 @@
 
 use crate::memory::Domain;
 use redmagic_ir::{
-    Address, Call, Entity, ExitValue, Format, Inst, Map, Opcode, Segment, Slot, Terminator, Trace, Type, Value,
+    Address, Call, Entity, Exit, ExitValue, Format, Inst, Map, Opcode, Segment, Slot, Terminator, Trace, Type, Value,
 };
 use std::collections::BTreeSet;
 
@@ -148,6 +150,29 @@ impl Frames {
         }
     }
 
+    /// Whether frames of the trace are private.
+    pub(crate) fn are_private(&self) -> bool {
+        self.private
+    }
+
+    /// How far the stack pointer of a call is from what it was at entry, if that is known: frames there or above are out of the
+    /// callee's reach where they are private, and what lies below is its own. The context holds one that is so far: `context`.
+    pub(crate) fn floor(&mut self, trace: &Trace, state: Exit, context: Option<i64>) -> Option<i64> {
+        match trace.exits[state].get(Slot::RSP) {
+            Some(ExitValue::Value(value)) => self.distance(trace, value),
+            Some(ExitValue::Const(_) | ExitValue::Recipe(_) | ExitValue::Undefined) => None,
+            None => context,
+        }
+    }
+
+    /// How far `value` is from the stack pointer at entry, if it is known.
+    pub(crate) fn distance(&mut self, trace: &Trace, value: Value) -> Option<i64> {
+        match self.taint(trace, value) {
+            Taint::Exact(distance) => Some(distance),
+            Taint::Below(_) | Taint::Tainted | Taint::Clean => None,
+        }
+    }
+
     /// Whether `value` is computed from the stack pointer (rather than perhaps loaded from a place that holds it).
     pub(crate) fn is_stack_address(&mut self, trace: &Trace, value: Value) -> bool {
         self.taint(trace, value).is_near() && trace.insts[value].op != Opcode::Load
@@ -273,7 +298,7 @@ impl Analysis<'_> {
                     self.changed |= self.held.insert(start + word) && self.loops;
                 }
             }
-            (_, Domain::Frame) => self.hold_anywhere(),
+            (_, Domain::Frame | Domain::Kept) => self.hold_anywhere(),
             (_, Domain::Unclear | Domain::Other) => self.escaped = true,
         }
     }
@@ -293,7 +318,7 @@ impl Analysis<'_> {
             (Taint::Exact(start), Domain::Frame) if !self.held_anywhere => {
                 self.held.range(start - 7..start + i64::from(inst.ty.bytes())).next().is_some()
             }
-            (_, Domain::Frame | Domain::Unclear) => self.held_anywhere || !self.held.is_empty(),
+            (_, Domain::Frame | Domain::Kept | Domain::Unclear) => self.held_anywhere || !self.held.is_empty(),
         }
     }
 

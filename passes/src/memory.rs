@@ -30,6 +30,8 @@ pub(crate) enum Domain {
     Unclear = 1,
     /// Not such a frame.
     Other = 2,
+    /// Such a frame, as it was before a call that does not know where it is. (Places are frames; only cells are kept ones.)
+    Kept = 3,
 }
 
 /// What an address is a constant distance from.
@@ -41,6 +43,13 @@ pub(crate) struct Base {
     pub index: Value,
     /// What the index is multiplied by.
     pub scale: u8,
+}
+
+impl Base {
+    /// Its root, if it can be that of frames.
+    fn of_frames(&self) -> Option<Value> {
+        Some(self.root).filter(|root| root.is_some() && !self.index.is_some())
+    }
 }
 
 /// A range of bytes.
@@ -72,6 +81,12 @@ impl Cell {
     fn end(&self) -> i64 {
         self.offset.wrapping_add(i64::from(self.ty.bytes()))
     }
+
+    /// Whether it is one of a frame, and not below `floor`, with a root that is this far from the stack pointer at entry.
+    fn is_frame_above(&self, root: Option<i64>, floor: i64) -> bool {
+        let start = root.and_then(|root| root.checked_add(self.offset));
+        matches!(self.domain, Domain::Frame | Domain::Kept) && start.is_some_and(|start| start >= floor)
+    }
 }
 
 /// How a load's value is made of what is known.
@@ -90,19 +105,19 @@ pub(crate) enum Known {
 #[derive(Clone, Debug)]
 struct Cells {
     base: Base,
-    epochs: [u32; 3],
+    epochs: [u32; 4],
     cells: Vec<Cell>,
     root: Option<RootId>,
     /// All cells lie between these.
     low: i64,
     high: i64,
     /// What stores have relied on since there are cells, and for cells of which domains.
-    log: Vec<(Pairs, [bool; 3])>,
+    log: Vec<(Pairs, [bool; 4])>,
 }
 
 impl Cells {
     /// Drops the cells that were forgotten meanwhile.
-    fn validate(&mut self, epochs: [u32; 3]) {
+    fn validate(&mut self, epochs: [u32; 4]) {
         if self.epochs != epochs {
             let old = self.epochs;
             self.epochs = epochs;
@@ -144,13 +159,13 @@ impl Cells {
         if pairs.is_empty() || self.cells.is_empty() {
             return;
         }
-        let mut reliant = [false; 3];
+        let mut reliant = [false; 4];
         domains.iter().for_each(|domain| reliant[*domain as usize] = true);
         if self.log.len() >= MAX_LOG {
             let mut all = Pairs::default();
             self.log.iter().for_each(|entry| all.add(entry.0));
             self.log.clear();
-            self.log.push((all, [true; 3]));
+            self.log.push((all, [true; 4]));
             self.cells.iter_mut().for_each(|cell| cell.since = 0);
         }
         self.log.push((pairs, reliant));
@@ -168,7 +183,9 @@ impl Cells {
 /// See the module's documentation.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Memory {
-    epochs: [u32; 3],
+    /// How far the stack pointer that the context holds is from that at entry, if that is known.
+    pub stack: Option<i64>,
+    epochs: [u32; 4],
     bases: Vec<Cells>,
     /// Where each base is in `bases`.
     places: MixMap<Base, u32>,
@@ -179,6 +196,11 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
+    /// Nothing is known but how far the context's stack pointer is from that at entry.
+    pub(crate) fn with_stack(stack: Option<i64>) -> Memory {
+        Memory { stack, ..Memory::default() }
+    }
+
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
         self.bases.clear();
@@ -199,6 +221,19 @@ impl Memory {
             if [cells.base.root, cells.base.index].into_iter().any(|part| part.is_some() && is(part)) {
                 cells.retain(|_| false);
             }
+        }
+    }
+
+    /// Forgets the frames below `floor`, and what may be one.
+    pub(crate) fn forget_frames_below(&mut self, floor: i64, mut distance: impl FnMut(Value) -> Option<i64>) {
+        let epochs = self.epochs;
+        for cells in &mut self.bases {
+            cells.validate(epochs);
+            if cells.cells.iter().all(|cell| cell.domain == Domain::Other) {
+                continue;
+            }
+            let root = cells.base.of_frames().and_then(&mut distance);
+            cells.retain(|cell| cell.domain == Domain::Other || cell.is_frame_above(root, floor));
         }
     }
 
@@ -240,6 +275,27 @@ impl Memory {
         Some((known, cells.relied(since, place.domain)))
     }
 
+    /// Whether what is known of `place` was known before a call that may do anything.
+    pub(crate) fn is_kept(&mut self, place: &Place) -> bool {
+        let mut cells = self.cells(place).cells.iter();
+        cells.any(|cell| cell.offset == place.offset && cell.domain == Domain::Kept)
+    }
+
+    /// Forgets all but the frames at `floor` or above, distances from the stack pointer at entry; `distance` is that of a
+    /// root.
+    pub(crate) fn keep_frames(&mut self, floor: i64, mut distance: impl FnMut(Value) -> Option<i64>) {
+        let epochs = self.epochs;
+        for cells in &mut self.bases {
+            cells.validate(epochs);
+            if cells.cells.is_empty() {
+                continue;
+            }
+            let root = cells.base.of_frames().and_then(&mut distance);
+            cells.retain(|cell| cell.is_frame_above(root, floor));
+            cells.cells.iter_mut().for_each(|cell| cell.domain = Domain::Kept);
+        }
+    }
+
     /// Notes that `place` holds `value`, which was loaded.
     pub(crate) fn loaded(&mut self, place: &Place, ty: Type, value: Value) {
         let cells = self.cells(place);
@@ -268,8 +324,8 @@ impl Memory {
     ) {
         self.cells(place);
         let killed: &[Domain] = match place.domain {
-            Domain::Frame => &[Domain::Frame, Domain::Unclear],
-            Domain::Unclear => &[Domain::Frame, Domain::Unclear, Domain::Other],
+            Domain::Frame | Domain::Kept => &[Domain::Frame, Domain::Unclear, Domain::Kept],
+            Domain::Unclear => &[Domain::Frame, Domain::Unclear, Domain::Other, Domain::Kept],
             Domain::Other => &[Domain::Unclear, Domain::Other],
         };
         let old = self.epochs;

@@ -199,7 +199,7 @@ impl Walk<'_> {
             // Successors after the first need a copy.
             Some(pred) if self.graph.children[pred].len() > 1 => self.saved[pred].clone().unwrap_or_default(),
             Some(pred) => self.saved[pred].take().unwrap_or_default(),
-            None => Memory::default(),
+            None => Memory::with_stack((self.scope.trace.entry == Some(segment)).then_some(0)),
         };
         self.unseen.clear();
         if let Some(losses) = &mut self.losses {
@@ -286,6 +286,9 @@ impl Walk<'_> {
         }
         let op = &mut self.scope.trace.natives[native];
         op.inputs = inputs;
+        if op.inputs.iter().any(|input| input.0 == Slot::RSP) || op.outputs.contains(&Slot::RSP) {
+            self.memory.stack = None;
+        }
         if op.memory {
             self.show(|| Reason::SeenByCall);
             self.memory.clear();
@@ -412,6 +415,7 @@ impl Walk<'_> {
             let place = self.place(value, &address, inst.ty);
             if let Some((Known::Same(known), pairs)) = self.memory.load(&place, inst.ty)
                 && self.scope.resolve(known) == inst.args[2]
+                && !self.memory.is_kept(&place)
                 && self.can_rely(pairs)
                 && self.scope.stats.may("store of what is there")
             {
@@ -488,15 +492,17 @@ impl Walk<'_> {
             Terminator::Jump(_) | Terminator::Switch { .. } => Reason::SeenNext,
         });
         if let Terminator::Call(call) = &terminator {
+            let floor = self.frames.floor(self.scope.trace, call.state, self.memory.stack);
             match call.effect {
-                CallEffect::Any => self.memory.clear(),
+                CallEffect::Any => self.forget_reachable(floor),
                 effect @ (CallEffect::Reads | CallEffect::Errno | CallEffect::None) => {
-                    self.forget_overwritten();
+                    self.forget_overwritten(floor);
                     if effect == CallEffect::Errno {
                         self.memory.forget_errno();
                     }
                 }
             }
+            self.memory.stack = floor;
         }
         if let Terminator::Call(_) = &terminator {
             self.lose(None);
@@ -514,16 +520,31 @@ impl Walk<'_> {
         self.scope.trace.segments[segment].terminator = terminator;
     }
 
-    /// Forgets what the frame of a callee overwrites.
-    fn forget_overwritten(&mut self) {
+    /// Forgets what a callee may change that may do anything.
+    fn forget_reachable(&mut self, floor: Option<i64>) {
         let Walk { memory, frames, scope, .. } = self;
-        match frames.overwritten() {
-            Overwritten::Frames => {
+        match floor {
+            Some(floor) if frames.are_private() => {
+                memory.keep_frames(floor, |root| frames.distance(scope.trace, root));
+            }
+            Some(_) | None => memory.clear(),
+        }
+    }
+
+    /// Forgets what the frame of a callee overwrites.
+    fn forget_overwritten(&mut self, floor: Option<i64>) {
+        let Walk { memory, frames, scope, .. } = self;
+        match (frames.overwritten(), floor) {
+            (Overwritten::Frames, Some(floor)) => {
+                memory.forget_frames_below(floor, |root| frames.distance(scope.trace, root));
+            }
+            (Overwritten::Frames, None) => {
                 memory.forget(Domain::Frame);
                 memory.forget(Domain::Unclear);
+                memory.forget(Domain::Kept);
             }
-            Overwritten::Stack => memory.forget_roots(|root| frames.is_near_stack(scope.trace, root)),
-            Overwritten::Everything => memory.clear(),
+            (Overwritten::Stack, _) => memory.forget_roots(|root| frames.is_near_stack(scope.trace, root)),
+            (Overwritten::Everything, _) => memory.clear(),
         }
     }
 

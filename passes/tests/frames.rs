@@ -291,3 +291,64 @@ fn calls_without_effect_overwrite_what_lies_below_the_stack_pointer() {
         }
     }
 }
+
+/// A frame of 32 bytes is pushed and written, a function is called from it, and its words are read and written again.
+const AROUND: &str = "trace t {
+seg0():
+  v0: i64 = slot rsp
+  v1: i64 = slot rdi
+  v2: i64 = slot rax
+  v3: i64 = const -32
+  v4: i64 = add v0, v3
+  v5: i64 = const 0x9000
+  v6: i64 = const 0x40
+  store i64 [v4 + 24], v2
+  store i64 [v4 + 8], v1
+  store i64 [v4 - 8], v1
+  call v5 ret v6 state exit0 effect EFFECT -> seg1
+seg1():
+  v7: i64 = load [v4 + 24]
+  v8: i64 = load [v4 + 8]
+  v9: i64 = load [v4 - 8]
+  v10: i64 = load [v1]
+  store i64 [v4 + 8], v1
+  leave exit1
+exit0 @0x3b { rsp = v4 }
+exit1 @0x50 { rsp = v4, rax = v7, rcx = v8, rdx = v9, rsi = v10 }
+}";
+
+#[test]
+fn a_callee_does_not_change_frames_that_it_cannot_know() {
+    for effect in ["any", "reads", "errno", "none"] {
+        let text = AROUND.replace("EFFECT", effect);
+        // Not what lies below the stack pointer, where the callee's own frame is.
+        assert_eq!(forwarded(&text, &[(Slot::RDI, 0x5000)]), 2, "{effect}");
+        let (after, stats) = optimised(&trace(&text), "forward,dce");
+        // Who checks a trace against its recording looks at what both have written since the last call.
+        assert_eq!(stats.stores_removed, u32::from(effect != "any"), "{effect}: {after}");
+    }
+    // The stack pointer of the second call is that of the first.
+    let twice = AROUND
+        .replace("EFFECT", "any")
+        .replace(
+            "  leave exit1",
+            "  call v5 ret v6 state exit2 effect any -> seg2\nseg2():\n  v11: i64 = load [v4 + 24]\n  leave exit1",
+        )
+        .replace("exit1 @0x50 {", "exit2 @0x4b {}\nexit1 @0x50 { rdi = v11,");
+    assert_eq!(forwarded(&twice, &[(Slot::RDI, 0x5000)]), 3);
+}
+
+#[test]
+fn a_callee_may_change_frames_that_it_can_know() {
+    for (from, to) in [
+        // In an argument, in memory, in what is left of an earlier computation, with the stack pointer unknown.
+        ("exit0 @0x3b { rsp = v4 }", "exit0 @0x3b { rsp = v4, rdi = v4 }"),
+        ("  store i64 [v4 - 8], v1", "  store i64 [v1], v4"),
+        ("  store i64 [v4 - 8], v1", "  store i64 [v0 + 8], v4"),
+        ("exit0 @0x3b { rsp = v4 }", "exit0 @0x3b { rsp = v4, r11 = v4 }"),
+        ("exit0 @0x3b { rsp = v4 }", "exit0 @0x3b { rsp = v1 }"),
+    ] {
+        let text = AROUND.replace("EFFECT", "any").replace(from, to);
+        assert_eq!(forwarded(&text, &[(Slot::RDI, 0x5000)]), 0, "{to}");
+    }
+}

@@ -24,3 +24,25 @@ fn every_loop_is_counted_and_always_the_same() {
         assert!(looped <= straight && straight < recorded, "{row:?}");
     }
 }
+
+/// What a loop takes for apart holds for all objects that it is entered with, not only for those of the recording.
+#[test]
+fn a_loop_entered_through_many_closures_stays_in_its_trace() {
+    let stats = std::env::temp_dir().join(format!("redmagic-closures-{}", std::process::id()));
+    let output = Command::new(env!("CARGO_BIN_EXE_redmagic-lua"))
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/closures.lua"))
+        .env("REDMAGIC_STATS", &stats)
+        .env("REDMAGIC_JUDGE", "off")
+        .env("REDMAGIC_COMPILE_SHARE", "0")
+        .output()
+        .expect("the command");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "84610000\n");
+    let text = std::fs::read_to_string(&stats).expect("statistics");
+    // There is nothing to do about a file that cannot be removed.
+    let _ = std::fs::remove_file(&stats);
+    let numbers: serde_json::Value = serde_json::from_str(&text).expect("statistics");
+    let number = |name: &str| numbers[name].as_u64().expect(name);
+    assert!(number("entries") > 0 && number("traces") > 0, "{text}");
+    // 4,000 entries, some of them from other traces.
+    assert!(number("exits") <= 200, "{text}");
+}

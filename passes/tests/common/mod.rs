@@ -80,6 +80,6 @@ pub fn every_subset(text: &str, base: &TestGuest) {
     for subset in 0..1 << names.len() {
         let list: Vec<_> = (0..names.len()).filter(|at| subset >> at & 1 == 1).map(|at| names[at]).collect();
         let (after, _) = optimised(&before, &list.join(","));
-        assert!(same_effects(&before, &after, base) > 0, "no run reached an exit");
+        assert!(same_effects_on(&before, &after, base, 60, |_| true) > 0, "no run reached an exit");
     }
 }
