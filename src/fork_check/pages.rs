@@ -1,7 +1,8 @@
 //! Which memory another process has changed since it was forked.
 //!
 //! Pages that the child does not have (it never touched them) are those of its parent. The others are read through the
-//! kernel and compared.
+//! kernel's file of the child's memory, and compared. (`process_vm_readv` would give the child a copy of each page that it
+//! still shares with its parent, and of children there are hundreds.)
 //!
 //! # Invariants
 //! Between the fork and the end of the comparison the parent changes nothing that is compared: nothing is allocated here
@@ -65,29 +66,18 @@ impl Scan {
 
     /// Compares this process with its child. Allocates nothing.
     pub fn compare(&mut self, child: libc::pid_t) -> Result<(), Reason> {
-        let mut name = [0_u8; 40];
-        write!(&mut name[..39], "/proc/{child}/pagemap").map_err(|_| "a name is too long")?;
-        // SAFETY: a terminated string; the file is closed below.
-        let file = unsafe { libc::open(name.as_ptr().cast(), libc::O_RDONLY | libc::O_CLOEXEC) };
-        if file < 0 {
-            return Err("the child's pages cannot be listed");
-        }
-        let result = self.compare_pages(child, file);
-        // SAFETY: opened above.
-        unsafe { libc::close(file) };
-        result
+        let pages = File::of(child, "pagemap").ok_or("the child's pages cannot be listed")?;
+        let memory = File::of(child, "mem").ok_or("the child's memory cannot be read")?;
+        self.compare_pages(&memory, &pages)
     }
 
-    fn compare_pages(&mut self, child: libc::pid_t, file: i32) -> Result<(), Reason> {
+    fn compare_pages(&mut self, memory: &File, list: &File) -> Result<(), Reason> {
         for range in 0..self.ranges.len() {
             let (mut at, end) = self.ranges[range];
             while at < end {
                 let first = at & !(PAGE - 1);
                 let pages = (end.div_ceil(PAGE) - first / PAGE).min(BATCH as u64) as usize;
-                let offset = (first / PAGE * 8) as i64;
-                // SAFETY: there is room for so many words.
-                let read = unsafe { libc::pread(file, self.present.as_mut_ptr().cast(), pages * 8, offset) };
-                if read != pages as isize * 8 {
+                if !list.read(first / PAGE * 8, &mut self.present[..pages]) {
                     return Err("the child's pages cannot be listed");
                 }
                 let stop = (first + pages as u64 * PAGE).min(end);
@@ -96,7 +86,7 @@ impl Scan {
                     // Present or swapped out.
                     if self.present[page] >> 62 != 0 {
                         let until = (first + (page as u64 + 1) * PAGE).min(stop);
-                        self.compare_words(child, start, until)?;
+                        self.compare_words(memory, start, until)?;
                     }
                 }
                 at = stop;
@@ -106,16 +96,12 @@ impl Scan {
     }
 
     /// Compares at most a page of whole words.
-    fn compare_words(&mut self, child: libc::pid_t, start: u64, end: u64) -> Result<(), Reason> {
-        let bytes = (end - start) as usize;
-        let local = libc::iovec { iov_base: self.buffer.as_mut_ptr().cast(), iov_len: bytes };
-        let remote = libc::iovec { iov_base: start as *mut _, iov_len: bytes };
-        // SAFETY: the buffer is larger than a page; the kernel checks the child's addresses.
-        let read = unsafe { libc::process_vm_readv(child, &local, 1, &remote, 1, 0) };
-        if read != bytes as isize {
+    fn compare_words(&mut self, memory: &File, start: u64, end: u64) -> Result<(), Reason> {
+        let words = (end - start) as usize / 8;
+        if !memory.read(start, &mut self.buffer[..words]) {
             return Err("the child's memory cannot be read");
         }
-        for (word, after) in self.buffer[..bytes / 8].iter().enumerate() {
+        for (word, after) in self.buffer[..words].iter().enumerate() {
             let address = start + word as u64 * 8;
             // SAFETY: the page is readable, for the child has it and both have the same mappings.
             let before = unsafe { (address as *const u64).read_volatile() };
@@ -132,6 +118,35 @@ impl Scan {
     /// What was found.
     pub fn into_changes(self) -> Vec<Change> {
         self.changes
+    }
+}
+
+/// A file about another process, closed when dropped.
+struct File(i32);
+
+impl File {
+    /// Opens it. Allocates nothing.
+    fn of(process: libc::pid_t, which: &str) -> Option<File> {
+        let mut name = [0_u8; 40];
+        write!(&mut name[..39], "/proc/{process}/{which}").ok()?;
+        // SAFETY: a terminated string.
+        let file = unsafe { libc::open(name.as_ptr().cast(), libc::O_RDONLY | libc::O_CLOEXEC) };
+        (file >= 0).then_some(File(file))
+    }
+
+    /// Reads all of `words` from `offset` on.
+    fn read(&self, offset: u64, words: &mut [u64]) -> bool {
+        let bytes = size_of_val(words);
+        // SAFETY: there is room for so many bytes.
+        let read = unsafe { libc::pread(self.0, words.as_mut_ptr().cast(), bytes, offset as i64) };
+        read == bytes as isize
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        // SAFETY: opened by this value.
+        unsafe { libc::close(self.0) };
     }
 }
 
