@@ -22,8 +22,11 @@ use super::Lowering;
 use crate::BackendError;
 use cranelift_codegen::ir::{Block, BlockArg, InstBuilder, Value, types};
 use redmagic_ir::{Entity, Exit, ExitData, ExitValue, Opcode, Slot, Trace, Type, Value as IrValue};
-use rustc_hash::FxHashMap;
+use rustc_hash::FxBuildHasher;
 use std::cmp::Reverse;
+use std::collections::HashMap;
+
+type FastMap<K, V> = HashMap<K, V, FxBuildHasher>;
 
 /// A tail with fewer stores is not worth a jump.
 const LEAST_STORES: u32 = 3;
@@ -76,8 +79,8 @@ pub(super) struct Tails {
 impl Tails {
     /// The tree of the exits that `has_tail` names.
     pub fn new(trace: &Trace, has_tail: impl Fn(Exit) -> bool) -> Tails {
-        let mut formulas = FxHashMap::default();
-        let mut last: FxHashMap<(Slot, Source), Exit> = FxHashMap::default();
+        let mut formulas = FastMap::default();
+        let mut last: FastMap<(Slot, Source), Exit> = FastMap::default();
         let mut paths = Vec::new();
         for (exit, data) in trace.exits.iter().filter(|(exit, _)| has_tail(*exit)) {
             let mut stores = Vec::new();
@@ -98,7 +101,7 @@ impl Tails {
             block: None,
         };
         let mut tails = Tails { nodes: vec![root], starts: vec![ROOT; trace.exits.len()], pending: Vec::new() };
-        let mut known: FxHashMap<(u32, Slot, Source), u32> = FxHashMap::default();
+        let mut known: FastMap<(u32, Slot, Source), u32> = FastMap::default();
         for (exit, mut stores) in paths {
             stores.sort_by_key(|(slot, source, _)| Reverse(last.get(&(*slot, *source)).copied()));
             let mut at = ROOT;
@@ -129,7 +132,7 @@ pub(super) fn is_in_tail(trace: &Trace, data: &ExitData, slot: Slot, value: Exit
 }
 
 /// What an exit's value comes from. `ty` is the type of a constant.
-fn source(data: &ExitData, value: ExitValue, ty: Type, formulas: &mut FxHashMap<Formula, u32>) -> Source {
+fn source(data: &ExitData, value: ExitValue, ty: Type, formulas: &mut FastMap<Formula, u32>) -> Source {
     let recipe = match value {
         ExitValue::Value(value) => return Source::Value(value),
         ExitValue::Const(imm) => return Source::Const(ty, imm),
