@@ -20,7 +20,7 @@ mod call;
 mod exit;
 mod flags;
 mod float;
-mod fused;
+mod inline;
 mod int;
 mod lanes;
 mod memory;
@@ -37,7 +37,7 @@ use cranelift_codegen::ir::{
 use cranelift_codegen::isa::{CallConv, TargetFrontendConfig};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Switch, Variable};
 use exit::Way;
-pub(crate) use fused::{Inline, place_instructions};
+pub(crate) use inline::{Inline, place_instructions};
 use redmagic_ir::{Entity, Exit, Inst, Opcode, Segment, Target, Terminator, Trace, Type, Value as IrValue};
 use tails::Tails;
 

@@ -107,6 +107,7 @@ const NEIGHBOURS: &[(Op, Op)] = &[
     (Op::Zip8, Op::Zip16),
     (Op::PackS16, Op::PackU16),
     (Op::PackS16, Op::PackS32),
+    (Op::Pdep, Op::Pext),
     (Op::Fma64, Op::Fms64),
     (Op::Fma64, Op::Fnma64),
     (Op::Fms64, Op::Fnms64),
@@ -140,6 +141,7 @@ const ORDERED: &[Op] = &[
     Op::PackU16,
     Op::Fma64,
     Op::Fma32,
+    Op::Pdep,
     Op::Select,
 ];
 

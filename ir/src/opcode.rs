@@ -231,6 +231,10 @@ opcodes! {
     Rotl = "rotl", Binary(Count), Pure;
     /// Rotation right; the count is taken modulo the width.
     Rotr = "rotr", Binary(Count), Pure;
+    /// The low bits of the first operand at the places of the ones of the second (`pdep`).
+    Pdep = "pdep", Binary(Same), Pure;
+    /// The bits of the first operand at the places of the ones of the second, next to each other (`pext`).
+    Pext = "pext", Binary(Same), Pure;
     /// 128-bit value of two 64-bit halves, the low one first.
     Join = "join", Binary(Typing::Join), Pure;
 

@@ -69,6 +69,8 @@ pub fn eval_pure(op: Opcode, ty: Type, operand_type: Type, args: [u128; 3], cond
         Opcode::Ashr => (signed(a, bits) >> count(bits)) as u128,
         Opcode::Rotl => rotate_left(a, count(bits), bits),
         Opcode::Rotr => rotate_left(a, (bits.max(1) - count(bits)) % bits.max(1), bits),
+        Opcode::Pdep => ones(b).enumerate().fold(0, |result, (from, to)| result | (a >> from & 1) << to),
+        Opcode::Pext => ones(b).enumerate().fold(0, |result, (to, from)| result | (a >> from & 1) << to),
         Opcode::Join => (a & u128::from(u64::MAX)) | b << 64,
         Opcode::Eq => truth(a == b),
         Opcode::Ne => truth(a != b),
@@ -193,6 +195,11 @@ fn signed_division(a: u128, b: u128, bits: u32, operation: fn(i128, i128) -> Opt
     let least = i128::MIN >> (128 - bits.clamp(1, 128));
     // 128-bit arithmetic does not overflow for narrower types, but the machine's does.
     if a == least && b == -1 { None } else { operation(a, b).map(|result| result as u128) }
+}
+
+/// The places of a value's ones, the lowest first.
+fn ones(value: u128) -> impl Iterator<Item = u32> {
+    (0..128).filter(move |at| value >> at & 1 == 1)
 }
 
 fn rotate_left(value: u128, count: u32, bits: u32) -> u128 {

@@ -3,7 +3,7 @@
 //! Beside the relation that [`Typing`] states, an operation has a set of types that it is defined on:
 //! - arithmetic and shifts: the words i8 to i64, and i128;
 //! - `and`, `or`, `xor`, `not`: every type, i1 and v128 included;
-//! - bit counts, upper halves of products and rotations: words; `bswap`: i16, i32, i64;
+//! - bit counts, scattered bits, upper halves of products and rotations: words; `bswap`: i16, i32, i64;
 //! - `select`: every type.
 //!
 //! Worked example: `check(Opcode::Zext, Type::I64, &[Type::I32])` is fine; with the types exchanged it is an error
@@ -83,7 +83,15 @@ fn domain(op: Opcode) -> (&'static str, fn(Type) -> bool) {
     let any = matches!(op, Opcode::And | Opcode::Or | Opcode::Xor | Opcode::Not);
     let word = matches!(
         op,
-        Opcode::Clz | Opcode::Ctz | Opcode::Popcnt | Opcode::Umulhi | Opcode::Smulhi | Opcode::Rotl | Opcode::Rotr
+        Opcode::Clz
+            | Opcode::Ctz
+            | Opcode::Popcnt
+            | Opcode::Umulhi
+            | Opcode::Smulhi
+            | Opcode::Rotl
+            | Opcode::Rotr
+            | Opcode::Pdep
+            | Opcode::Pext
     );
     if any {
         ("a value type", |ty| ty != Type::Void)

@@ -91,6 +91,15 @@ impl Lifter<'_> {
         self.set_flags(Kind::Logic(r));
     }
 
+    /// `pdep`, `pext`: no flags.
+    pub(crate) fn scatter(&mut self, inst: &Instruction, op: Opcode) {
+        let ty = operand_type(inst);
+        let a = self.read_operand(inst, 1, ty);
+        let b = self.read_operand(inst, 2, ty);
+        let value = self.binary(op, a, b);
+        self.write_register(inst.op0_register(), value);
+    }
+
     /// `blsr`, `blsmsk`, `blsi`: the lowest set bit.
     pub(crate) fn lowest_bit(&mut self, inst: &Instruction, change: LowestBit) {
         let ty = operand_type(inst);

@@ -183,6 +183,8 @@ pub(crate) enum Handler {
     PlainShift(Opcode),
     /// `andn`.
     AndNot,
+    /// `pdep`, `pext`.
+    Scatter(Opcode),
     LowestBit(LowestBit),
     /// `bzhi`.
     ClearHigh,
@@ -502,6 +504,8 @@ fn integer(inst: &Instruction) -> Option<Handler> {
         M::Sarx => Handler::PlainShift(Opcode::Ashr),
         M::Rorx => Handler::PlainShift(Opcode::Rotr),
         M::Andn => Handler::AndNot,
+        M::Pdep => Handler::Scatter(Opcode::Pdep),
+        M::Pext => Handler::Scatter(Opcode::Pext),
         M::Blsi => Handler::LowestBit(LowestBit::Isolate),
         M::Blsr => Handler::LowestBit(LowestBit::Reset),
         M::Blsmsk => Handler::LowestBit(LowestBit::Mask),

@@ -246,6 +246,7 @@ impl Lifter<'_> {
             Handler::RotateThroughCarry { left } => self.rotate_through_carry(inst, left),
             Handler::PlainShift(op) => self.plain_shift(inst, op),
             Handler::AndNot => self.and_not(inst),
+            Handler::Scatter(op) => self.scatter(inst, op),
             Handler::LowestBit(change) => self.lowest_bit(inst, change),
             Handler::ClearHigh => self.clear_high(inst),
             Handler::ExtractBits => self.extract_bits(inst),

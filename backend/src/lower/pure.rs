@@ -56,6 +56,7 @@ impl Lowering<'_, '_> {
             Opcode::Ashr => self.binary(a, b, |ins, a, b| ins.sshr(a, b)),
             Opcode::Rotl => self.binary(a, b, |ins, a, b| ins.rotl(a, b)),
             Opcode::Rotr => self.binary(a, b, |ins, a, b| ins.rotr(a, b)),
+            Opcode::Pdep | Opcode::Pext => self.scatter(op, ty, a, b),
             Opcode::Join => self.join(ty, a, b),
             Opcode::Eq => self.compare(IntCC::Equal, a, b),
             Opcode::Ne => self.compare(IntCC::NotEqual, a, b),
