@@ -54,5 +54,5 @@ pub use pipeline::{Pass, Pipeline, UnknownPass, optimise, optimise_explained, op
 pub use rewrites::Rewrite;
 pub use rules::{Rule, all_rules};
 pub use stats::Stats;
-pub use weight::{Weight, loop_weight};
+pub use weight::{Weight, loop_weight, path_weight};
 pub use why::{Census, PassRun, Reason, Reasons};

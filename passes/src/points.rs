@@ -35,8 +35,7 @@ impl Walk<'_> {
         for pair in pairs.iter() {
             let Some(roots) = self.apart.open(pair, &self.path) else { continue };
             let made_since = |at: usize| roots.iter().any(|root| self.scope.out[at..].contains(root));
-            let can = self.point.is_some_and(|(spot, _)| !made_since(spot.at));
-            all &= can && self.apart.is_wanted(pair);
+            all &= self.apart.is_wanted(pair) && self.point.is_some_and(|(spot, _)| !made_since(spot.at));
         }
         all
     }

@@ -88,10 +88,20 @@ pub fn loop_weight(trace: &Trace) -> Option<Weight> {
     let size =
         |segments: &Vec<Segment>| segments.iter().map(|segment| trace.segments[*segment].insts.len()).sum::<usize>();
     let body = loops(trace, &graph).into_iter().min_by_key(size)?;
-    let uses = uses(trace, &body);
+    Some(weigh(trace, &body))
+}
+
+/// The weight of once through `trace`: of its innermost loop, or of all of it if it has none.
+pub fn path_weight(trace: &Trace) -> Weight {
+    loop_weight(trace).unwrap_or_else(|| weigh(trace, &Graph::new(trace).order))
+}
+
+/// The weight of the segments of `body`.
+fn weigh(trace: &Trace, body: &[Segment]) -> Weight {
+    let uses = uses(trace, body);
     let mut weight = Weight::default();
     let mut strip = Vec::new();
-    for &segment in &body {
+    for &segment in body {
         if let Terminator::Switch { value, .. } = &trace.segments[segment].terminator {
             if let Some(counter) = counter(trace, *value) {
                 weight.strip += 2;
@@ -126,7 +136,7 @@ pub fn loop_weight(trace: &Trace) -> Option<Weight> {
             }
         }
     }
-    Some(weight)
+    weight
 }
 
 /// The segments of every loop.

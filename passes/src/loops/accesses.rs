@@ -142,8 +142,10 @@ impl Accesses {
             atoms[at].stored |= stored;
             atoms[at].frame &= frame;
         }
+        let mut of_class: Vec<Vec<usize>> = vec![Vec::new(); self.classes.len()];
+        self.atoms.iter().enumerate().for_each(|(at, atom)| of_class[atom.class].push(at));
         for a in 0..self.atoms.len() {
-            for b in 0..self.atoms.len() {
+            for &b in &of_class[self.atoms[a].class] {
                 let (one, other) = (self.atoms[a], self.atoms[b]);
                 if a == b || !one.overlaps(&other) || !(one.stored || other.stored) || other.is_part_of(&one) {
                     continue;

@@ -10,6 +10,7 @@
 //! cargo build --release -p redmagic-lua && target/release/loops             the table
 //! target/release/loops --write                                            and the tests
 //! target/release/loops --details                                          what each weight consists of
+//! target/release/loops --programs                                         what is left of the traces of all programs
 //! ```
 //!
 //! # The ideal
@@ -19,6 +20,7 @@
 
 mod addresses;
 mod state;
+mod whole;
 
 use redmagic_ir::{Trace, parse_one, verify};
 use redmagic_passes::{Pipeline, loop_weight, optimise};
@@ -75,6 +77,9 @@ fn main() {
 
 fn run(arguments: &[String]) -> Result<(), Failure> {
     let has = |option: &str| arguments.iter().any(|argument| argument == option);
+    if has("--programs") {
+        return whole::table();
+    }
     println!("| loop | recorded | straight line | ideal | with loops | ideal | strip, alias checks |");
     println!("|---|---|---|---|---|---|---|");
     let mut details = String::new();
@@ -112,44 +117,54 @@ struct Recorded {
     recorded_instructions: usize,
 }
 
-/// Runs the script and reads what it leaves about its loop.
-fn record(name: &str) -> Result<Recorded, Failure> {
+/// Runs `redmagic-lua`, with the arguments that `add` adds, and reads the files that it leaves about its traces.
+fn command(name: &str, add: impl FnOnce(&mut Command)) -> Result<Vec<String>, Failure> {
     let io = |what: &Path| {
         let what = what.display().to_string();
         move |error| Failure::Io(what, error)
     };
     let exe = std::env::current_exe().map_err(io(Path::new("this program")))?;
-    let script = folder().join("loops").join(format!("{name}.lua"));
     let dumps = std::env::temp_dir().join(format!("redmagic-loops-{}", std::process::id()));
     let mut command = Command::new(exe.with_file_name("redmagic-lua"));
     for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("REDMAGIC")) {
         command.env_remove(variable);
     }
-    // The scripts repeat their loops 100 times, and nothing else more than 50 times.
     command
-        .arg(&script)
         .env("LUA_HASH_SEED", "1")
-        .env("REDMAGIC_HOT_LOOP", "60")
         .env("REDMAGIC_COMPILE_SHARE", "0")
         .env("REDMAGIC_DUMP", &dumps)
         .stdin(Stdio::null());
-    let output = command.output().map_err(io(&script))?;
+    add(&mut command);
+    let output = command.output().map_err(io(Path::new(name)))?;
     let texts = std::fs::read_dir(&dumps).map(|entries| {
-        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-        paths.filter_map(|path| std::fs::read_to_string(path).ok()).collect::<Vec<_>>()
+        let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        paths.sort();
+        paths.into_iter().filter_map(|path| std::fs::read_to_string(path).ok()).collect::<Vec<_>>()
     });
     // There is nothing to do about a folder that cannot be removed.
     let _ = std::fs::remove_dir_all(&dumps);
     if !output.status.success() {
         return Err(Failure::Program(name.to_owned(), String::from_utf8_lossy(&output.stderr).into_owned()));
     }
+    // A program that makes no trace leaves no folder.
+    Ok(texts.unwrap_or_default())
+}
+
+/// The section of a file about a trace that has this title.
+fn sections<'t>(text: &'t str, title: &str) -> &'t str {
+    let begin = text.split_once(&format!("==== {title}\n")).map_or("", |(_, rest)| rest);
+    begin.split("\n==== ").next().unwrap_or(begin)
+}
+
+/// Runs the script and reads what it leaves about its loop.
+fn record(name: &str) -> Result<Recorded, Failure> {
+    let texts = command(name, |command| {
+        // The scripts repeat their loops 100 times, and nothing else more than 50 times.
+        command.arg(folder().join("loops").join(format!("{name}.lua"))).env("REDMAGIC_HOT_LOOP", "60");
+    })?;
     let is_first = |text: &String| text.contains("\ntrace 0: ops");
-    let text = texts.ok().and_then(|texts| texts.into_iter().find(is_first));
-    let text = text.ok_or_else(|| Failure::NoTrace(name.to_owned()))?;
-    let section = |title: &str| {
-        let begin = text.split_once(&format!("==== {title}\n")).map_or("", |(_, rest)| rest);
-        begin.split("\n==== ").next().unwrap_or(begin)
-    };
+    let text = texts.into_iter().find(is_first).ok_or_else(|| Failure::NoTrace(name.to_owned()))?;
+    let section = |title: &str| sections(&text, title);
     let named =
         section("lifted").replacen(section("lifted").lines().next().unwrap_or(""), &title(name, section("lifted")), 1);
     let normal = addresses::normalise(&named, section("memory"));
