@@ -2,9 +2,10 @@
 //!
 //! A trace costs milliseconds and gains a little every time that it runs. Programs of many paths would spend more on traces
 //! than these gain. So every process has something for a start, then a small share of its time, and what traces have saved so
-//! far, as [`judge`](crate::judge) finds out.
+//! far, as [`judge`](crate::judge) finds out. What it took to compile traces that were too slow counts twice: where traces do not
+//! help, fewer are made.
 //!
-//! Worked example: a process that has run for two seconds, and saved one, may have spent 30 ms, 4% of two seconds, and half a
+//! Worked example: a process that has run for two seconds, and saved one, may have spent 20 ms, 4% of two seconds, and half a
 //! second, for that is a quarter of its time.
 
 use crate::options::{Check, Engine, Options};
@@ -13,7 +14,7 @@ use crate::stats::COUNTERS;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// What every process may spend on recording and compiling, in nanoseconds.
-const FREE_BUDGET: u64 = 30_000_000;
+const FREE_BUDGET: u64 = 20_000_000;
 
 impl Runtime {
     /// Whether recording and compiling may take more time now.
@@ -35,7 +36,8 @@ impl Shared {
         let limited = compile_share != 0 && check == Check::Off && backend == Engine::Native;
         limited.then(|| {
             let time = crate::memory::process_time();
-            FREE_BUDGET + time / 100 * u64::from(compile_share) + self.saved.min(time / SAVED_SHARE)
+            let earned = FREE_BUDGET + time / 100 * u64::from(compile_share) + self.saved.min(time / SAVED_SHARE);
+            earned.saturating_sub(self.wasted)
         })
     }
 

@@ -539,6 +539,7 @@ fn unit(recorder: &Recorder, trace: &Trace, lowered: Lowered, wide: bool, vector
         wide,
         dropped: false,
         code: lowered.blocks,
+        cost: 0,
     }
 }
 

@@ -329,7 +329,10 @@ fn finish(runtime: &'static Runtime, thread: &mut Thread, end: End, other: Optio
         };
         let context = &thread.context;
         let compile = || compile::compile(&mut shared, runtime, &recorder, context, end, vectors);
-        let compiled = catch_unwind(AssertUnwindSafe(compile)).unwrap_or(Err(Failure::Panicked));
+        let mut compiled = catch_unwind(AssertUnwindSafe(compile)).unwrap_or(Err(Failure::Panicked));
+        if let Ok(compiled) = &mut compiled {
+            compiled.unit.cost = memory::thread_time().saturating_sub(begin);
+        }
         compiled.map(|mut compiled| match compiled.trial.take() {
             None => Ready::Installed(install(runtime, &mut shared, compiled)),
             Some(trial) if end == End::Loop => Ready::Untried(Box::new((compiled, trial))),

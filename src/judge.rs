@@ -25,7 +25,7 @@
 //! together, without it 760 µs: the trace is dropped with its side traces, and the loop is recorded again much later.
 
 use crate::loops::Loop;
-use crate::memory::thread_time;
+use crate::memory::{process_time, thread_time};
 use crate::options::{Check, Engine};
 use crate::runtime::{Runtime, Shared};
 use crate::stats::COUNTERS;
@@ -53,8 +53,8 @@ const LEAST_HEAT: u32 = 2 * PASSES as u32;
 const NEVER: i64 = i64::MAX / 2;
 /// Traces of a loop that were too slow, after which it is left alone.
 const MOST_DISMISSALS: u32 = 4;
-/// A loop whose trace was slow is looked at again after so many times the threshold, and each time later.
-const MUCH_LATER: u32 = 256;
+/// A loop whose trace was slow is looked at again when the process has run for so many times as long.
+const MUCH_LATER: u64 = 4;
 
 /// Loops with the same number modulo this share a meter: their windows become useless, and nothing else.
 const METERS: usize = 1 << 14;
@@ -327,13 +327,11 @@ fn with(shared: &mut Shared, own: &Loop, mut trial: Trial) {
 
 /// Drops the trace of a loop. It may be recorded again, much later.
 fn dismiss(runtime: &'static Runtime, shared: &mut Shared, own: &'static Loop) {
-    runtime.drop_loop(shared, own);
-    let dismissals = own.dismissals.fetch_add(1, Relaxed) + 1;
-    if dismissals >= MOST_DISMISSALS {
+    shared.wasted = shared.wasted.saturating_add(runtime.drop_loop(shared, own));
+    if own.dismissals.fetch_add(1, Relaxed) + 1 >= MOST_DISMISSALS {
         own.disabled.store(true, Relaxed);
     }
-    let delay = runtime.hot_loop().saturating_mul(MUCH_LATER).saturating_mul(1 << (4 * (dismissals - 1).min(4)));
-    own.heat.store(i32::try_from(delay).unwrap_or(i32::MAX), Relaxed);
+    own.not_before.store(process_time().saturating_mul(MUCH_LATER), Relaxed);
 }
 
 /// The loop has a trace from now on.

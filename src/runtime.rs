@@ -142,6 +142,8 @@ pub struct Shared {
     disabled: HashSet<u64>,
     /// What traces have saved, by trials, in nanoseconds.
     pub saved: u64,
+    /// What it took to compile traces that were too slow, in nanoseconds.
+    pub wasted: u64,
     /// What is known of the loops' times.
     pub docket: Docket,
     reasons: BTreeMap<String, u64>,
@@ -227,6 +229,7 @@ impl Runtime {
                 odd_regions: HashSet::new(),
                 disabled: HashSet::new(),
                 saved: 0,
+                wasted: 0,
                 docket: Docket::default(),
                 reasons: BTreeMap::new(),
             }),
@@ -528,9 +531,10 @@ impl Runtime {
     }
 
     /// Drops units with their side traces: nothing enters them any more, and the calls they have under way go on in the guest.
-    pub fn drop_units(&self, shared: &mut Shared, which: impl Fn(&Unit) -> bool) {
+    /// Returns what they took to compile, in nanoseconds.
+    pub fn drop_units(&self, shared: &mut Shared, which: impl Fn(&Unit) -> bool) -> u64 {
         let to_library = stubs::exit_to_library as *const () as u64;
-        let mut gone = HashSet::new();
+        let (mut gone, mut cost) = (HashSet::new(), 0);
         for compiled in shared.untried.extract_if(.., |compiled| which(&compiled.unit)) {
             shared.reclaim.code(compiled.unit.blocks());
         }
@@ -541,6 +545,7 @@ impl Runtime {
             }
             unit.dropped = true;
             gone.insert(number);
+            cost += unit.cost;
             stats::add(&COUNTERS.traces_dropped, 1);
             if let Origin::Anchor(own) = unit.origin {
                 if own.function.load(Relaxed) == unit.function {
@@ -554,11 +559,12 @@ impl Runtime {
         records::abandon_units(&gone);
         unlink(shared, &gone);
         shared.reclaim.units(gone);
+        cost
     }
 
-    /// Drops the trace of a loop, in use or set aside.
-    pub fn drop_loop(&self, shared: &mut Shared, own: &Loop) {
-        self.drop_units(shared, |unit| matches!(unit.origin, Origin::Anchor(root) if root.number == own.number));
+    /// Drops the trace of a loop, in use or set aside; returns like `drop_units`.
+    pub fn drop_loop(&self, shared: &mut Shared, own: &Loop) -> u64 {
+        self.drop_units(shared, |unit| matches!(unit.origin, Origin::Anchor(root) if root.number == own.number))
     }
 
     /// Takes the trace of a loop out of use, so that it can come back; returns its function.

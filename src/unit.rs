@@ -79,6 +79,8 @@ pub struct Unit {
     pub dropped: bool,
     /// The memory of its function and of what that calls.
     pub code: Vec<CodeBlock>,
+    /// What it took to compile, in nanoseconds.
+    pub cost: u64,
 }
 
 impl Unit {
