@@ -88,6 +88,13 @@ pub fn place(
         cell[..4].copy_from_slice(&state.gpr[0].to_le_bytes()[..4]);
         cell[4..].copy_from_slice(&state.gpr[2].to_le_bytes()[..4]);
     }
+    if inst.mnemonic() == Mnemonic::Cmpxchg16b
+        && rng.one_in(2)
+        && let Some(cell) = at.and_then(|at| arena.get_mut(at..at + 16))
+    {
+        cell[..8].copy_from_slice(&state.gpr[0].to_le_bytes());
+        cell[8..].copy_from_slice(&state.gpr[2].to_le_bytes());
+    }
     transfer_target(inst, at, state, arena, places, rng)
 }
 

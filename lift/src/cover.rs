@@ -385,6 +385,8 @@ pub(crate) enum Handler {
     Fused(Fused),
     /// `cmpxchg8b`.
     CompareExchangeWide,
+    /// `cmpxchg16b`.
+    CompareExchangePair,
     /// Executed verbatim, because it is atomic and a barrier: an operation of the IR would be neither.
     Locked,
     /// Executed verbatim.
@@ -473,6 +475,7 @@ fn integer(inst: &Instruction) -> Option<Handler> {
         // Processors differ in what they clear of a 32-bit register that is not changed.
         M::Cmpxchg if inst.op0_register().size() != 4 => Handler::CompareExchange,
         M::Cmpxchg8b => Handler::CompareExchangeWide,
+        M::Cmpxchg16b => Handler::CompareExchangePair,
         M::Movbe => Handler::SwappedMove,
         M::Bt | M::Bts | M::Btr | M::Btc => Handler::BitTest(match inst.mnemonic() {
             M::Bts => BitChange::Set,

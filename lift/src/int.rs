@@ -8,7 +8,7 @@ use crate::flags::Kind;
 use crate::lifter::Lifter;
 use crate::operand::{Place, word};
 use iced_x86::{Code, Instruction, OpKind, Register};
-use redmagic_ir::{Cond, FLAGS_MASK, Opcode, Slot, Type, Value, ZF};
+use redmagic_ir::{Cond, FLAGS_MASK, Opcode, Recorded, Slot, Type, Value, ZF};
 
 impl Lifter<'_> {
     pub(crate) fn mov(&mut self, inst: &Instruction) {
@@ -267,6 +267,36 @@ impl Lifter<'_> {
             let value = self.select(equal, kept, loaded);
             self.write_slot(slot, value);
         }
+        self.set_zero_flag(flags, equal);
+    }
+
+    /// `cmpxchg16b`: sixteen bytes become rcx:rbx if they are rdx:rax, else rdx:rax becomes them. Only ZF changes.
+    pub(crate) fn compare_exchange_pair(&mut self, inst: &Instruction) {
+        let address = self.address(inst);
+        let low = self.load_operand(Type::I64, address);
+        let upper = self.advance(address, 8);
+        let high = self.load(Type::I64, upper, None);
+        let [expected_low, expected_high, new_low, new_high] =
+            [Slot::RAX, Slot::RDX, Slot::RBX, Slot::RCX].map(|slot| self.read_slot(slot));
+        let equal_low = self.compare(Opcode::Eq, expected_low, low);
+        let equal_high = self.compare(Opcode::Eq, expected_high, high);
+        let equal = self.binary(Opcode::And, equal_low, equal_high);
+        let flags = self.packed_flags();
+        let stored_low = self.select(equal, new_low, low);
+        let stored_high = self.select(equal, new_high, high);
+        self.store_operand(address, stored_low);
+        let seen = self.recorded(Type::I64);
+        let seen = seen.map(|seen| Recorded { address: seen.address.wrapping_add(8), value: 0 });
+        self.store(upper, stored_high, seen);
+        let kept_low = self.select(equal, expected_low, low);
+        let kept_high = self.select(equal, expected_high, high);
+        self.write_slot(Slot::RAX, kept_low);
+        self.write_slot(Slot::RDX, kept_high);
+        self.set_zero_flag(flags, equal);
+    }
+
+    /// The flags are `flags`, but for ZF.
+    fn set_zero_flag(&mut self, flags: Value, equal: Value) {
         let others = self.binary_const(Opcode::And, flags, i64::from(FLAGS_MASK & !ZF));
         let zf = self.zext(Type::I32, equal);
         let zf = self.binary_const(Opcode::Shl, zf, i64::from(ZF.trailing_zeros()));

@@ -334,6 +334,7 @@ impl Lifter<'_> {
             Handler::PermuteQuadwords => self.permute_quadwords(inst),
             Handler::Fused(fused) => self.fused(inst, fused),
             Handler::CompareExchangeWide => self.compare_exchange_wide(inst),
+            Handler::CompareExchangePair => self.compare_exchange_pair(inst),
             // Done above.
             Handler::Call
             | Handler::Ret
