@@ -6,6 +6,7 @@ use common::{World, backend, check};
 use redmagic_backend::{BackendError, FlagsRecipe, Request};
 use redmagic_ir::sandbox::{TestGuest, interesting, mix};
 use redmagic_ir::{Entity, Exit, Opcode, Slot, Type};
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 /// Checks a trace on guests with made-up slots; rbx holds the arena's address, rcx is a small loop count.
 fn check_many(text: &str) -> World {
@@ -455,4 +456,33 @@ fn unreachable_and_unused_things_do_not_matter() {
     );
     assert_eq!(world.compiled.operations, 0);
     assert_eq!(world.compiled.exits.len(), Exit::from_index(1).index());
+}
+
+#[test]
+fn a_meter_is_counted_down_in_memory() {
+    static METER: AtomicI64 = AtomicI64::new(0);
+    let text = format!(
+        "trace t {{ seg0():
+           v0: i64 = slot rax
+           jump seg1(v0)
+         seg1(v1: i64 = rax):
+           v2: i64 = tick {:#x}
+           v3: i64 = const 0
+           v4: i1 = slt v2, v3
+           guard_not v4, exit0
+           v5: i64 = const 1
+           v6: i64 = add v1, v5
+           jump seg1(v6)
+         exit0 @0x40 meter {{ rax = v1 }} }}",
+        METER.as_ptr() as u64
+    );
+    let mut world = World::parse(&mut backend(), &text);
+    for passes in [0, 1, 7] {
+        METER.store(passes, Relaxed);
+        let mut guest = world.guest(1, |_| 0);
+        guest.slots[Slot::RAX.index()] = 100;
+        let (exit, _) = world.run(&mut guest);
+        assert_eq!((exit.index(), METER.load(Relaxed)), (0, -1));
+        assert_eq!(guest.slots[Slot::RAX.index()], 100 + passes as u64);
+    }
 }

@@ -5,6 +5,7 @@
 //! ; inst 8b03 address=0x2000 value=7          an executed instruction, and what its memory access was seen to do
 //! ; inst 7402 next=0x1006                     where execution went on, if not behind the instruction
 //! ; region readonly 0x2000-0x3000             an immutable range
+//! ; meter 0x9000                              a loop counts its iterations down there
 //! ; end loop                                  or `end exit ADDRESS`, `end anchor ADDRESS NUMBER`
 //! ```
 //! Flags are live wherever execution could leave: no code but the recorded instructions is readable. What cannot be lifted
@@ -88,6 +89,7 @@ pub fn lift(header: &[String]) -> Result<Result<Trace, Refusal>, String> {
                 let (start, end) = range.split_once('-').ok_or("a range is ADDRESS-ADDRESS")?;
                 recording.regions.push(Region { start: number(start)?, end: number(end)?, kind });
             }
+            ["meter", address] => recording.meter = Some(number(address)?),
             ["end", "loop"] => end = Some(End::Loop),
             ["end", "exit", pc] => end = Some(End::Exit { pc: number(pc)? }),
             ["end", "anchor", pc, id] => {
