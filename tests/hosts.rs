@@ -11,7 +11,7 @@ mod support;
 #[path = "hosts/sweeps.rs"]
 mod sweeps;
 
-use support::Link::{Shared, Static};
+use support::Link::{Noop, Shared, Static};
 use support::{Build, Link, bug, compare, difference, run_with, seed, thresholds};
 
 /// Builds and compares a host of `tests/hosts`, which must be traced.
@@ -105,6 +105,20 @@ fn modules_come_and_go() {
 fn threads() {
     check(&["threads.c", "switch.c"], "-O2", Static);
     check(&["threads.c", "switch.c"], "-O0", Shared);
+}
+
+/// What is printed is the same whatever the verdicts are, and there are some.
+#[test]
+fn loops_are_judged() {
+    let noop = Build::new("tests/hosts", &["judged.c"], "-O2", Noop).build();
+    let program = Build::new("tests/hosts", &["judged.c"], "-O2", Static).build();
+    let expected = run_with(&noop, &[], &[]).output;
+    for hot_loop in [128, 300, 1500] {
+        let settings = [("REDMAGIC_HOT_LOOP", hot_loop.to_string()), ("REDMAGIC_LOG", "3".to_owned())];
+        let outcome = run_with(&program, &settings, &[]);
+        assert_eq!((&*outcome.end, &outcome.output), ("exit 0", &expected), "{outcome:#?}");
+        assert!(outcome.errors.contains(" ps with its trace, "), "no verdict at {hot_loop}: {outcome:#?}");
+    }
 }
 
 #[test]
