@@ -10,7 +10,7 @@
 //! - The state of a call, or of the trace's end, is needed whenever control comes there, so `sink` leaves what it needs on
 //!   the path.
 //! - An operation that several exits need is repeated in each, so `sink` leaves what more than [`MAX_EXITS`] need; and it
-//!   keeps at most one operand in a register for longer, instead of the result.
+//!   keeps at most one operand in a register for much longer, instead of the result.
 //!
 //! Worked example: `v3: i32 = fl_sub v1, v2` with `exit0 @0x40 { flags = v3 }` as its only use vanishes, and the exit
 //! becomes `{ flags = fl_sub(v1, v2) }`; `v4: i64 = add v1, v5` with `exit0 @0x40 { rax = v4 }` becomes `{ rax = add(v1, 16) }`
@@ -24,6 +24,8 @@ use redmagic_ir::{Effect, ExitData, ExitValue, Format, Map, Recipe, Segment, Tra
 const MAX_DEPTH: u8 = 4;
 /// Operations that more exits need than these are not sunk by `sink`.
 const MAX_EXITS: u16 = 6;
+/// A value that is needed for so many instructions longer hardly keeps a register from others.
+const NEAR: u32 = 16;
 
 /// What is sunk.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -230,7 +232,7 @@ impl<'t> Chooser<'t> {
         let waits_longer = |operand: &Value| {
             // What comes from elsewhere is there for the whole segment, at least if that is a loop.
             let is_local = (own..end).contains(&self.places[*operand]) && self.trace.as_const(*operand).is_none();
-            is_local && self.fates[*operand].last < fate.last
+            is_local && self.fates[*operand].last + NEAR < fate.last
         };
         fate.exits <= MAX_EXITS && self.trace.insts[value].operands().filter(waits_longer).count() <= 1
     }

@@ -4,10 +4,12 @@
 //! random one, every compiled trace being checked against its recording (`REDMAGIC_CHECK=1`), with 2 and the random one
 //! also against native execution (`REDMAGIC_CHECK=2`), and with 2 some programs at every exit (`REDMAGIC_CHECK=3`). The
 //! numeric programs also run with the evaluator in place of machine code (`REDMAGIC_BACKEND=eval`). `REDMAGIC_TEST_SEED=n` repeats a run that printed `seed n`: its random thresholds, and
-//! where Lua's hash tables put their keys, on which the shape of traces depends.
+//! where Lua's hash tables put their keys, on which the shape of traces depends. All programs also run with each pass of the
+//! optimiser left out, and with random lists of passes (`REDMAGIC_PASSES`).
 
 use lua_runs::programs::{self, Program};
 use lua_runs::runs::{Lua, Outcome, Run, Settings, in_parallel, mix, seed};
+use redmagic_passes::{Pass, Pipeline};
 use std::time::Duration;
 
 /// Programs whose loops do little but arithmetic and table accesses.
@@ -81,6 +83,30 @@ fn traces_change_nothing() {
         jobs.push((program, Settings::hot(1).with("COMPILE_SHARE", 1)));
         if NUMERIC.contains(&program.name.as_str()) {
             jobs.push((program, Settings::hot(2).with("BACKEND", "eval")));
+        }
+    }
+    compare(&lua, &programs, &jobs, seed);
+}
+
+/// Every pass of the optimiser can be left out, and any number of them.
+#[test]
+fn traces_change_nothing_whatever_the_passes() {
+    let seed = seed();
+    println!("seed {seed}");
+    let lua = Lua::new(env!("CARGO_BIN_EXE_plain-lua"), env!("CARGO_BIN_EXE_redmagic-lua"));
+    let programs = programs::all().unwrap();
+    let all = Pipeline::default();
+    let names: Vec<&str> = all.passes().map(Pass::name).collect();
+    let mut lists: Vec<String> = Pipeline::names().map(|name| all.without(name).to_string()).collect();
+    lists.sort();
+    lists.dedup();
+    let mut jobs: Vec<(&Program, Settings)> = Vec::new();
+    for (index, program) in programs.iter().enumerate() {
+        lists.iter().for_each(|list| jobs.push((program, Settings::hot(2).with("PASSES", list))));
+        for number in 0..2 {
+            let bits = mix(seed ^ (2 * index as u64 + number));
+            let some: Vec<&str> = (0..names.len()).filter(|at| bits >> at & 1 == 1).map(|at| names[at]).collect();
+            jobs.push((program, Settings::hot(1 + bits % 50).with("PASSES", some.join(","))));
         }
     }
     compare(&lua, &programs, &jobs, seed);
