@@ -15,7 +15,7 @@ use crate::shapes::{DATA, Places, STACK, Shapes};
 use crate::undefined::{iced_flags, maybe_undefined};
 use iced_x86::{
     Code, Encoder, FlowControl, IcedError, Instruction, InstructionInfoFactory, MemoryOperand, Mnemonic, OpAccess,
-    OpKind, Register,
+    OpKind, Register, RepPrefixKind,
 };
 
 /// Registers that a block does not write; r12 is its counter if it loops.
@@ -262,12 +262,22 @@ fn idiom(start: u64, places: &Places, rng: &mut Rng) -> Result<Vec<Instruction>,
         }
         // A string operation.
         _ => {
-            let mut string = match rng.below(3) {
-                0 => Instruction::with_movsq(64, Register::None, iced_x86::RepPrefixKind::None)?,
-                1 => Instruction::with_stosb(64, iced_x86::RepPrefixKind::None)?,
-                _ => Instruction::with_stosd(64, iced_x86::RepPrefixKind::None)?,
+            let none = RepPrefixKind::None;
+            let kind = rng.below(7);
+            let mut string = match kind {
+                0 => Instruction::with_movsq(64, Register::None, none)?,
+                1 => Instruction::with_stosb(64, none)?,
+                2 => Instruction::with_stosd(64, none)?,
+                3 => Instruction::with_cmpsb(64, Register::None, none)?,
+                4 => Instruction::with_cmpsq(64, Register::None, none)?,
+                5 => Instruction::with_scasb(64, none)?,
+                _ => Instruction::with_scasw(64, none)?,
             };
-            string.set_has_rep_prefix(rng.one_in(2));
+            match rng.below(4) {
+                0 => {}
+                1 if kind > 2 => string.set_has_repne_prefix(true),
+                _ => string.set_has_rep_prefix(true),
+            }
             vec![
                 load_address(Register::RSI, places.arena + DATA.start + rng.below(64) as u64)?,
                 load_address(Register::RDI, places.arena + DATA.start + 64 + rng.below(1024) as u64)?,

@@ -102,7 +102,8 @@ instruction has been compared with the hardware, in all flags that are not undef
 
 - With a `lock` prefix, and as `xchg` with memory, an instruction is executed verbatim, with exactly the registers and flags
   that it reads and writes: it is atomic, and a barrier, which no sequence of operations of the IR would be.
-- `rep movs` and `rep stos` are lifted if their count is a small constant in the trace, else executed verbatim.
+- `rep movs`, `rep stos`, `rep cmps` and `rep scas` are lifted if their count is a small constant in the trace, else executed
+  verbatim.
 - VEX-encoded vector instructions on ymm registers are lifted as two halves. In a recording that also names zmm or mask
   registers, which are no slots, they are executed verbatim.
 - x87, MMX and AVX-512 instructions are executed verbatim.

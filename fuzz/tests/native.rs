@@ -209,6 +209,49 @@ fn wrong_traces_are_noticed() {
     }
 }
 
+/// Comparisons that end after any number of rounds, in memory of two different bytes.
+#[test]
+fn repeated_comparisons_agree_with_the_hardware() {
+    use iced_x86::{Code, Instruction, Register, RepPrefixKind};
+    let mut bench = Bench::new();
+    let (none, places) = (RepPrefixKind::None, bench.places);
+    for count in 0..=17 {
+        for kind in 0..16 {
+            let mut string = match kind % 8 {
+                0 => Instruction::with_cmpsb(64, Register::None, none),
+                1 => Instruction::with_cmpsw(64, Register::None, none),
+                2 => Instruction::with_cmpsd(64, Register::None, none),
+                3 => Instruction::with_cmpsq(64, Register::None, none),
+                4 => Instruction::with_scasb(64, none),
+                5 => Instruction::with_scasw(64, none),
+                6 => Instruction::with_scasd(64, none),
+                _ => Instruction::with_scasq(64, none),
+            }
+            .unwrap();
+            string.set_has_rep_prefix(kind < 8);
+            string.set_has_repne_prefix(kind >= 8);
+            let insts = [Instruction::with2(Code::Mov_r32_imm32, Register::ECX, count).unwrap(), string];
+            let mut rng = Rng::new((count * 16 + kind) as u64);
+            let mut starts = bench.block_starts(40, &mut rng);
+            for start in &mut starts {
+                let rare = 1 + rng.below(40);
+                start.arena.iter_mut().for_each(|byte| *byte = u8::from(rng.one_in(rare)));
+                for register in [6, 7] {
+                    start.state.gpr[register] = places.arena + 512 + rng.below(512) as u64;
+                }
+                start.state.gpr[0] = u64::from(rng.one_in(2));
+            }
+            let passes = Pipeline::default();
+            for passes in [None, Some(&passes)] {
+                bench.compare(&insts, passes, None, &starts).unwrap_or_else(|failure| panic!("{failure}"));
+            }
+        }
+    }
+    // Only those with 17 rounds are executed verbatim.
+    assert_eq!(bench.tally.natives, 32);
+    assert!(bench.tally.compared > 20_000, "{}", bench.tally);
+}
+
 /// A register that an exit wrongly calls undefined is found at the end of the block.
 #[test]
 fn what_an_exit_forgets_is_noticed_behind_it() {

@@ -218,6 +218,10 @@ pub(crate) enum Handler {
     Repeated {
         stores: bool,
     },
+    /// `rep cmps` and `rep scas`, in the same way.
+    RepeatedComparison {
+        scans: bool,
+    },
     /// All 128 bits.
     Full,
     /// `movsd` between vector registers and memory.
@@ -566,10 +570,10 @@ fn string(inst: &Instruction) -> Option<Handler> {
             (Handler::Lods, Handler::Native)
         }
         Code::Cmpsb_m8_m8 | Code::Cmpsw_m16_m16 | Code::Cmpsd_m32_m32 | Code::Cmpsq_m64_m64 => {
-            (Handler::Cmps, Handler::Native)
+            (Handler::Cmps, Handler::RepeatedComparison { scans: false })
         }
         Code::Scasb_AL_m8 | Code::Scasw_AX_m16 | Code::Scasd_EAX_m32 | Code::Scasq_RAX_m64 => {
-            (Handler::Scas, Handler::Native)
+            (Handler::Scas, Handler::RepeatedComparison { scans: true })
         }
         _ => return None,
     };

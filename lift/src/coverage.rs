@@ -100,7 +100,9 @@ pub fn treatment(inst: &Instruction) -> Treatment {
     match cover::handler(inst) {
         Handler::Refused(reason) => Treatment::Refused(reason),
         Handler::Native if is_x87(inst) => Treatment::X87,
-        Handler::Native | Handler::Locked | Handler::Repeated { .. } => Treatment::Native,
+        Handler::Native | Handler::Locked | Handler::Repeated { .. } | Handler::RepeatedComparison { .. } => {
+            Treatment::Native
+        }
         _ => Treatment::Lifted,
     }
 }

@@ -84,6 +84,8 @@ pub fn refusal(inst: &Instruction) -> Option<Refusal> {
 /// count turns out to be a small constant, one of AVX does in a recording that also names zmm or mask registers.
 pub fn is_native(inst: &Instruction) -> bool {
     let rule = cover::handler(inst);
-    matches!(rule, cover::Handler::Native | cover::Handler::Locked | cover::Handler::Repeated { .. })
+    let repeated = matches!(rule, cover::Handler::Repeated { .. } | cover::Handler::RepeatedComparison { .. });
+    repeated
+        || matches!(rule, cover::Handler::Native | cover::Handler::Locked)
         || inst.encoding() == EncodingKind::VEX && cover::is_vector(rule, inst)
 }

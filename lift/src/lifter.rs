@@ -213,6 +213,7 @@ impl Lifter<'_> {
                 return if self.upper { self.wide_instruction(inst, rule) } else { self.native(inst) };
             }
             Handler::Repeated { stores } => return self.repeated(inst, stores),
+            Handler::RepeatedComparison { scans } => return self.repeated_comparison(inst, scans),
             _ => {}
         }
         self.straight(inst, rule);
@@ -342,6 +343,7 @@ impl Lifter<'_> {
             | Handler::Jcc(_)
             | Handler::Counted(_)
             | Handler::Repeated { .. }
+            | Handler::RepeatedComparison { .. }
             | Handler::Native
             | Handler::Locked
             | Handler::Refused(_) => {}

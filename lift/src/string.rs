@@ -10,7 +10,7 @@ use crate::lifter::{Lifter, Seen};
 use crate::operand::word;
 use crate::refuse::Refusal;
 use iced_x86::Instruction;
-use redmagic_ir::{Address, Slot};
+use redmagic_ir::{Address, Opcode, Slot, Type};
 
 /// Repeated instructions with a constant count up to this one are lifted round by round.
 const ROUNDS: i64 = 16;
@@ -80,6 +80,54 @@ impl Lifter<'_> {
             }
             self.adjust(Slot::RCX, -1);
         }
+        Ok(())
+    }
+
+    /// `rep cmps` and `rep scas` (which it `scans`), without a branch: a round behind the last one reads what the first
+    /// one has read, and changes nothing.
+    pub(crate) fn repeated_comparison(&mut self, inst: &Instruction, scans: bool) -> Result<(), Refusal> {
+        let count = self.read_slot(Slot::RCX);
+        let Some(rounds) = self.as_const(count).filter(|rounds| (0..=ROUNDS).contains(rounds)) else {
+            return self.native(inst);
+        };
+        self.seen = Seen::default();
+        let ty = word(inst.memory_size().size());
+        let goes_on = if inst.has_repne_prefix() { Opcode::Ne } else { Opcode::Eq };
+        let (source, other) = (self.read_slot(Slot::RSI), self.read_slot(Slot::RDI));
+        let mut bytes = self.constant(Type::I64, 0);
+        let mut last = None;
+        let mut running = self.constant(Type::I1, 1);
+        for round in 0..rounds {
+            let here = self.constant(Type::I64, round * i64::from(ty.bytes()));
+            let first = self.constant(Type::I64, 0);
+            let distance = self.select(running, here, first);
+            let read = |lifter: &mut Self, from| {
+                let root = lifter.binary(Opcode::Add, from, distance);
+                lifter.load(ty, Address::new(root, 0), None)
+            };
+            let a = if scans { self.read_register(accumulator(ty)) } else { read(self, source) };
+            let b = read(self, other);
+            let behind = self.constant(Type::I64, (round + 1) * i64::from(ty.bytes()));
+            bytes = self.select(running, behind, bytes);
+            last = match last {
+                None => Some((a, b)),
+                Some((old_a, old_b)) => Some((self.select(running, a, old_a), self.select(running, b, old_b))),
+            };
+            let holds = self.compare(goes_on, a, b);
+            running = if round == 0 { holds } else { self.binary(Opcode::And, running, holds) };
+        }
+        let Some((a, b)) = last else { return Ok(()) };
+        let shift = i64::from(ty.bytes().trailing_zeros());
+        let made = if shift == 0 { bytes } else { self.binary_const(Opcode::Lshr, bytes, shift) };
+        let left = self.binary(Opcode::Sub, count, made);
+        self.write_slot(Slot::RCX, left);
+        for (slot, start) in [(Slot::RSI, source), (Slot::RDI, other)] {
+            if slot == Slot::RDI || !scans {
+                let end = self.binary(Opcode::Add, start, bytes);
+                self.write_slot(slot, end);
+            }
+        }
+        self.set_flags(Kind::Sub { a, b, r: None });
         Ok(())
     }
 }
