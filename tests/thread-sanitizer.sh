@@ -33,7 +33,7 @@ run() {
     more= arguments=
     case $name in
     threads) more=tests/hosts/switch.c ;;
-    model) arguments="$$ 40 4" ;;
+    model) arguments="$$ 15 4" ;;
     misuse) arguments=$$ ;;
     esac
     # The option for the linker alone: the host itself is not instrumented.
@@ -47,10 +47,10 @@ run() {
         # shellcheck disable=SC2086
         if TSAN_OPTIONS="suppressions=$target/suppressions history_size=7" REDMAGIC_HOT_LOOP=$threshold \
             REDMAGIC_HOT_EXIT=2 REDMAGIC_COMPILE_SHARE=0 \
-            timeout 300 setarch -R "$target/$name" $arguments > "$target/$name.out" 2>&1; then
+            timeout 900 setarch -R "$target/$name" $arguments > "$target/$name.out" 2>&1; then
             echo "$name $arguments: nothing found at threshold $threshold"
         else
-            echo "$name $arguments: see $target/$name.out, threshold $threshold"
+            echo "$name $arguments: ended with $? at threshold $threshold (124: out of time), see $target/$name.out"
             found=1
         fi
     done
