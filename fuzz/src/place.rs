@@ -124,6 +124,30 @@ fn operands(inst: &Instruction, state: &mut State, places: &Places, rng: &mut Rn
         Mnemonic::Jrcxz | Mnemonic::Jecxz | Mnemonic::Loop | Mnemonic::Loope | Mnemonic::Loopne if rng.one_in(2) => {
             state.gpr[1] = rng.below(3) as u64;
         }
+        Mnemonic::Psllw
+        | Mnemonic::Pslld
+        | Mnemonic::Psllq
+        | Mnemonic::Psrlw
+        | Mnemonic::Psrld
+        | Mnemonic::Psrlq
+        | Mnemonic::Psraw
+        | Mnemonic::Psrad
+        | Mnemonic::Vpsllw
+        | Mnemonic::Vpslld
+        | Mnemonic::Vpsllq
+        | Mnemonic::Vpsrlw
+        | Mnemonic::Vpsrld
+        | Mnemonic::Vpsrlq
+        | Mnemonic::Vpsraw
+        | Mnemonic::Vpsrad
+            if rng.one_in(2) =>
+        {
+            // A count in a register has 64 bits.
+            let last = inst.op_register(inst.op_count() - 1);
+            if last.is_xmm() && last.number() < 16 {
+                state.vector[last.number()][0] = values::count(rng);
+            }
+        }
         Mnemonic::Xlatb => state.gpr[3] = places.arena + DATA.start,
         _ => {}
     }

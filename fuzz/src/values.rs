@@ -104,7 +104,7 @@ fn themed_lane(theme: Theme, rng: &mut Rng) -> u64 {
 }
 
 /// A number at which shifts and bit fields change their ways.
-fn count(rng: &mut Rng) -> u64 {
+pub fn count(rng: &mut Rng) -> u64 {
     *rng.pick(&[0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 0x100, 0x2000, 0x4010, u64::MAX])
 }
 
