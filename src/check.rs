@@ -237,7 +237,11 @@ impl Replay<'_> {
             CallEffect::Reads | CallEffect::None => {}
         }
         let mut seen: HashMap<u64, u8> = HashMap::new();
-        for access in self.log.accesses[from..].iter().take_while(|access| access.step < end) {
+        let accesses = || self.log.accesses[from..].iter().take_while(|access| access.step < end);
+        let writes = |step: u32| accesses().filter(move |access| access.step == step).any(|access| access.writes);
+        for access in accesses() {
+            // The instruction may have read what came in between.
+            self.disturbed |= !access.writes && access.before != access.after && !writes(access.step);
             for at in 0..access.size {
                 let byte = |value: u128| (value >> (at * 8)) as u8;
                 let address = access.address.wrapping_add(u64::from(at));
