@@ -5,7 +5,7 @@
 //! far, as [`judge`](crate::judge) finds out. What it took to compile traces that were too slow counts twice: where traces do not
 //! help, fewer are made.
 //!
-//! Worked example: a process that has run for two seconds, and saved one, may have spent 20 ms, 4% of two seconds, and half a
+//! Worked example: a process that has run for two seconds, and saved one, may have spent 30 ms, 4% of two seconds, and half a
 //! second, for that is a quarter of its time.
 
 use crate::options::{Check, Engine, Options};
@@ -14,7 +14,16 @@ use crate::stats::COUNTERS;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// What every process may spend on recording and compiling, in nanoseconds.
-const FREE_BUDGET: u64 = 20_000_000;
+const FREE_BUDGET: u64 = 30_000_000;
+/// It has all of that when it has run for so many times as long, and less before: what is soon over is not compiled.
+const RAMP: u64 = 4;
+/// The first trace takes so much longer, in nanoseconds: the code generator has not run yet.
+const FIRST_TRACE: u64 = 2_000_000;
+
+/// What is free when the process has run for so many nanoseconds.
+fn free_after(time: u64) -> u64 {
+    FREE_BUDGET.min(time / RAMP)
+}
 
 impl Runtime {
     /// Whether recording and compiling may take more time now.
@@ -36,7 +45,7 @@ impl Shared {
         let limited = compile_share != 0 && check == Check::Off && backend == Engine::Native;
         limited.then(|| {
             let time = crate::memory::process_time();
-            let earned = FREE_BUDGET + time / 100 * u64::from(compile_share) + self.saved.min(time / SAVED_SHARE);
+            let earned = free_after(time) + time / 100 * u64::from(compile_share) + self.saved.min(time / SAVED_SHARE);
             earned.saturating_sub(self.wasted)
         })
     }
@@ -44,12 +53,16 @@ impl Shared {
     /// The process's time, in nanoseconds, when something may be done that takes `cost`: it may take a quarter of what may be
     /// spent, or half of what is free. `None` if it may be done now.
     pub fn affordable_after(&self, cost: u64) -> Option<u64> {
-        if cost <= FREE_BUDGET / 2 {
+        let budget = self.budget()?;
+        let first = if COUNTERS.traces.load(Relaxed) == 0 { FIRST_TRACE } else { 0 };
+        let (time, cost) = (crate::memory::process_time(), cost.saturating_add(first));
+        let missing = cost.saturating_mul(4).saturating_sub(budget);
+        if missing == 0 || cost <= free_after(time) / 2 {
             return None;
         }
-        let needed = cost.saturating_mul(4);
-        let missing = needed.checked_sub(self.budget()?).filter(|missing| *missing != 0)?;
         let share = u64::from(self.options.compile_share).max(1);
-        Some(crate::memory::process_time().saturating_add(missing.saturating_mul(100) / share))
+        let earned = time.saturating_add(missing.saturating_mul(100) / share);
+        let free = if cost <= FREE_BUDGET / 2 { cost * 2 * RAMP } else { u64::MAX };
+        Some(earned.min(free))
     }
 }
