@@ -48,7 +48,8 @@ fn a_file_that_the_library_has_left_is_explained() {
     let dumps = scratch("explain-dumps");
     // It does not exist before the first run.
     let _ = std::fs::remove_dir_all(&dumps);
-    run_with(&program, &[("REDMAGIC_DUMP", dumps.display().to_string())], &[]);
+    let settings = [("REDMAGIC_DUMP", dumps.display().to_string()), ("REDMAGIC_COMPILE_SHARE", "0".to_owned())];
+    run_with(&program, &settings, &[]);
     let mut files: Vec<_> =
         std::fs::read_dir(&dumps).expect("a folder").map(|entry| entry.expect("a file").path()).collect();
     files.sort();
