@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering::Relaxed;
 /// What every process may spend on recording and compiling, in nanoseconds.
 const FREE_BUDGET: u64 = 30_000_000;
 /// It has all of that when it has run for so many times as long, and less before: what is soon over is not compiled.
-const RAMP: u64 = 4;
+const RAMP: u64 = 2;
 /// The first trace takes so much longer, in nanoseconds: the code generator has not run yet.
 const FIRST_TRACE: u64 = 2_000_000;
 
@@ -51,18 +51,18 @@ impl Shared {
     }
 
     /// The process's time, in nanoseconds, when something may be done that takes `cost`: it may take a quarter of what may be
-    /// spent, or half of what is free. `None` if it may be done now.
+    /// spent, or what is free, but not more than half of what will be. `None` if it may be done now.
     pub fn affordable_after(&self, cost: u64) -> Option<u64> {
         let budget = self.budget()?;
         let first = if COUNTERS.traces.load(Relaxed) == 0 { FIRST_TRACE } else { 0 };
         let (time, cost) = (crate::memory::process_time(), cost.saturating_add(first));
         let missing = cost.saturating_mul(4).saturating_sub(budget);
-        if missing == 0 || cost <= free_after(time) / 2 {
+        if missing == 0 || cost <= free_after(time).min(FREE_BUDGET / 2) {
             return None;
         }
         let share = u64::from(self.options.compile_share).max(1);
         let earned = time.saturating_add(missing.saturating_mul(100) / share);
-        let free = if cost <= FREE_BUDGET / 2 { cost * 2 * RAMP } else { u64::MAX };
+        let free = if cost <= FREE_BUDGET / 2 { cost * RAMP } else { u64::MAX };
         Some(earned.min(free))
     }
 }
