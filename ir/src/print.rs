@@ -169,16 +169,21 @@ impl<'a> ExitPrinter<'a> {
     fn new(exit: &'a ExitData) -> Self {
         let count = exit.recipes.len();
         let mut uses = vec![0u32; count];
-        let mut note = |value: &ExitValue| {
+        let note = |uses: &mut [u32], value: &ExitValue| {
             if let ExitValue::Recipe(at) = value
                 && let Some(uses) = uses.get_mut(*at as usize)
             {
                 *uses += 1;
             }
         };
-        exit.slots.iter().for_each(|(_, value)| note(value));
-        exit.stores.iter().for_each(|store| note(&store.value));
-        exit.recipes.iter().flat_map(|recipe| &recipe.args).for_each(note);
+        exit.slots.iter().for_each(|(_, value)| note(&mut uses, value));
+        exit.stores.iter().for_each(|store| note(&mut uses, &store.value));
+        // Recipes use lower ones only. One that nothing uses is not printed, so what it uses does not count.
+        for (at, recipe) in exit.recipes.iter().enumerate().rev() {
+            if uses[at] > 0 {
+                recipe.args.iter().for_each(|value| note(&mut uses, value));
+            }
+        }
         let mut depth = vec![0u32; count];
         let mut names = vec![None; count];
         let mut next = 0;
