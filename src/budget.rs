@@ -8,6 +8,7 @@
 //! Worked example: a process that has run for two seconds, and saved one, may have spent 30 ms, 4% of two seconds, and half a
 //! second, for that is a quarter of its time.
 
+use crate::memory::process_time;
 use crate::options::{Check, Engine, Options};
 use crate::runtime::{Runtime, Shared};
 use crate::stats::COUNTERS;
@@ -20,49 +21,103 @@ const RAMP: u64 = 2;
 /// The first trace takes so much longer, in nanoseconds: the code generator has not run yet.
 const FIRST_TRACE: u64 = 2_000_000;
 
-/// What is free when the process has run for so many nanoseconds.
-fn free_after(time: u64) -> u64 {
-    FREE_BUDGET.min(time / RAMP)
+/// Of the process's time, what may be spent at most because it was saved.
+const SAVED_SHARE: u64 = 4;
+
+/// What a process has, and what it has made of it; times in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+struct Account {
+    /// The process's time.
+    time: u64,
+    /// Percent of its time that may be spent.
+    share: u64,
+    /// What traces have saved.
+    saved: u64,
+    /// What it took to compile traces that were too slow.
+    wasted: u64,
+}
+
+impl Account {
+    /// What there is for a start.
+    fn free(self) -> u64 {
+        FREE_BUDGET.min(self.time / RAMP)
+    }
+
+    /// What may have been spent by now.
+    fn budget(self) -> u64 {
+        let earned = self.free() + self.time / 100 * self.share + self.saved.min(self.time / SAVED_SHARE);
+        earned.saturating_sub(self.wasted)
+    }
+
+    /// The process's time when something may be done that takes `cost`; `None` if it may be done now.
+    fn affordable_after(self, cost: u64) -> Option<u64> {
+        let missing = cost.saturating_mul(4).saturating_sub(self.budget());
+        if missing == 0 || cost <= self.free().min(FREE_BUDGET / 2) {
+            return None;
+        }
+        let earned = self.time.saturating_add(missing.saturating_mul(100) / self.share.max(1));
+        let free = if cost <= FREE_BUDGET / 2 { cost * RAMP } else { u64::MAX };
+        Some(earned.min(free))
+    }
 }
 
 impl Runtime {
     /// Whether recording and compiling may take more time now.
-    ///
-    /// A trace costs milliseconds and gains a little every time that it runs. Programs of many paths would spend more on
-    /// traces than these gain: then the next ones wait until the process has run for longer.
     pub fn may_compile(&'static self) -> bool {
         let spent = COUNTERS.recording_ns.load(Relaxed) + COUNTERS.compile_ns.load(Relaxed);
-        self.lock().budget().is_none_or(|budget| spent <= budget)
+        self.lock().account().is_none_or(|account| spent <= account.budget())
     }
 }
 
 impl Shared {
-    /// The time that recording and compiling may have taken by now, in nanoseconds; `None` if there is no limit.
-    pub fn budget(&self) -> Option<u64> {
-        /// Of the process's time, what may be spent at most because it was saved.
-        const SAVED_SHARE: u64 = 4;
+    /// `None` if there is no limit.
+    fn account(&self) -> Option<Account> {
         let Options { compile_share, check, backend, .. } = self.options;
         let limited = compile_share != 0 && check == Check::Off && backend == Engine::Native;
-        limited.then(|| {
-            let time = crate::memory::process_time();
-            let earned = free_after(time) + time / 100 * u64::from(compile_share) + self.saved.min(time / SAVED_SHARE);
-            earned.saturating_sub(self.wasted)
+        limited.then(|| Account {
+            time: process_time(),
+            share: u64::from(compile_share),
+            saved: self.saved,
+            wasted: self.wasted,
         })
     }
 
     /// The process's time, in nanoseconds, when something may be done that takes `cost`: it may take a quarter of what may be
     /// spent, or what is free, but not more than half of what will be. `None` if it may be done now.
     pub fn affordable_after(&self, cost: u64) -> Option<u64> {
-        let budget = self.budget()?;
         let first = if COUNTERS.traces.load(Relaxed) == 0 { FIRST_TRACE } else { 0 };
-        let (time, cost) = (crate::memory::process_time(), cost.saturating_add(first));
-        let missing = cost.saturating_mul(4).saturating_sub(budget);
-        if missing == 0 || cost <= free_after(time).min(FREE_BUDGET / 2) {
-            return None;
-        }
-        let share = u64::from(self.options.compile_share).max(1);
-        let earned = time.saturating_add(missing.saturating_mul(100) / share);
-        let free = if cost <= FREE_BUDGET / 2 { cost * RAMP } else { u64::MAX };
-        Some(earned.min(free))
+        self.account()?.affordable_after(cost.saturating_add(first))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn account(time: u64) -> Account {
+        Account { time, share: 4, saved: 0, wasted: 0 }
+    }
+
+    #[test]
+    fn a_process_has_something_for_a_start_then_a_share_and_what_it_saved() {
+        assert_eq!(account(20 * MS).budget(), 10 * MS + 4 * 200_000);
+        let late = Account { saved: 1000 * MS, ..account(2000 * MS) };
+        assert_eq!(late.budget(), 30 * MS + 80 * MS + 500 * MS);
+        assert_eq!(Account { wasted: 100 * MS, ..account(2000 * MS) }.budget(), 10 * MS);
+        assert_eq!(Account { wasted: 200 * MS, ..account(2000 * MS) }.budget(), 0);
+    }
+
+    #[test]
+    fn what_is_too_dear_may_be_done_when_its_time_has_come() {
+        assert_eq!(account(20 * MS).affordable_after(10 * MS), None);
+        // From the time on when it is free.
+        assert_eq!(account(10 * MS).affordable_after(10 * MS), Some(20 * MS));
+        assert_eq!(account(20 * MS).affordable_after(10 * MS), None);
+        // More than will ever be free: when the share has become four times as much.
+        let until = account(1000 * MS).affordable_after(20 * MS);
+        assert_eq!(until, Some(1250 * MS));
+        assert_eq!(account(1250 * MS).affordable_after(20 * MS), None);
     }
 }

@@ -105,7 +105,7 @@ impl Shared {
         }
     }
 
-    /// Gives back code that nothing has ever led to.
+    /// Gives back code that nobody is in, and nothing leads to.
     pub fn discard(&mut self, blocks: impl IntoIterator<Item = CodeBlock>) {
         blocks.into_iter().for_each(|block| self.arena.remove(block));
     }

@@ -567,3 +567,53 @@ pub fn detect_vectors() {
     VECTOR_ROUTINES[0].store(save as *mut (), Relaxed);
     VECTOR_ROUTINES[1].store(load as *mut (), Relaxed);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::arch::asm;
+
+    type Routine = extern "C" fn();
+
+    /// Loads everything from one context and saves it to another.
+    fn through(load: Routine, save: Routine, from: &Context, to: &mut Context) {
+        // SAFETY: the routines use what is in rcx, and nothing of the machine but vector registers, masks and flags.
+        unsafe {
+            asm!(
+                "call {load}", "mov rcx, {to}", "call {save}",
+                load = in(reg) load, save = in(reg) save, to = in(reg) to, inout("rcx") from => _,
+                clobber_abi("C"),
+            );
+        }
+    }
+
+    #[test]
+    fn vector_registers_pass_through_whatever_their_upper_parts_hold() {
+        let mut routines: Vec<(Routine, Routine, usize, usize)> = vec![(load_xmm, save_xmm, 16, 2)];
+        if is_x86_feature_detected!("avx") {
+            routines.push((load_ymm, save_ymm, 16, 4));
+        }
+        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
+            routines.push((load_zmm, save_zmm, 32, 8));
+        }
+        for (load, save, registers, words) in routines {
+            // All zero above the low halves; then one word that is not, in each place.
+            let places = (0..registers).flat_map(|register| (2..words).map(move |word| (register, word)));
+            for place in [None].into_iter().chain(places.map(Some)) {
+                let mut from = Context::new();
+                for (number, register) in from.vector.iter_mut().take(registers).enumerate() {
+                    (register[0], register[1]) = (number as u64 + 1, !(number as u64));
+                }
+                if let Some((register, word)) = place {
+                    from.vector[register][word] = 0x8000_0000_0000_0001;
+                }
+                if words == 8 {
+                    from.mask = std::array::from_fn(|mask| mask as u64 * 0x0101_0101_0101_0101);
+                }
+                let mut to = Context::new();
+                through(load, save, &from, &mut to);
+                assert_eq!((to.vector, to.mask), (from.vector, from.mask), "{words} words, {place:?}");
+            }
+        }
+    }
+}

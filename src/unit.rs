@@ -55,8 +55,11 @@ impl Units {
         self.all.iter_mut().map(|(number, unit)| (*number, unit)).filter(|(_, unit)| !unit.dropped)
     }
 
-    /// The number of the unit in use with this function.
+    /// The number of the unit in use with this function; 0 is nobody's.
     pub fn of_function(&mut self, function: u64) -> Option<u32> {
+        if function == 0 {
+            return None;
+        }
         self.in_use().find(|(_, unit)| unit.function == function).map(|(number, _)| number)
     }
 }

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{World, backend, check};
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Formatter, Instruction, IntelFormatter, Mnemonic};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Formatter, Instruction, IntelFormatter, Mnemonic, OpKind};
 use redmagic_ir::{Opcode, Slot};
 
 fn instructions(code: &[u8]) -> Vec<Instruction> {
@@ -209,4 +209,31 @@ fn a_fused_operation_is_one_instruction() {
     guest.slots[Slot::RBX.index()] = world.memory();
     guest.slots[Slot::RCX.index()] = 100;
     check(&mut world, &guest).expect("always defined");
+}
+
+/// Exits whose states differ in one slot each share the stores of the others.
+#[test]
+fn exits_share_their_stores() {
+    const EXITS: usize = 20;
+    let slots = ["rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11"];
+    let mut text = "trace t { seg0():\n v100: i64 = slot rax\n".to_owned();
+    for (at, slot) in slots.iter().enumerate() {
+        text += &format!("v{at}: i64 = slot {slot}\n v{}: i64 = add v{at}, v100\n", at + 20);
+    }
+    for exit in 0..EXITS {
+        let (value, test) = (200 + 2 * exit, 201 + 2 * exit);
+        text += &format!("v{value}: i64 = load [v100 + {}]\n v{test}: i1 = ne v{value}, v100\n", exit * 8);
+        text += &format!("guard v{test}, exit{exit}\n");
+    }
+    text += &format!("leave exit{EXITS}\n");
+    for exit in 0..=EXITS {
+        let state: Vec<String> = slots.iter().enumerate().map(|(at, slot)| format!("{slot} = v{}", at + 20)).collect();
+        let own = if exit < EXITS { format!("rax = v{}, ", 200 + 2 * exit) } else { String::new() };
+        text += &format!("exit{exit} @{:#x} {{ {own}{} }}\n", 0x40 + exit, state.join(", "));
+    }
+    let world = World::parse(&mut backend(), &(text + "}"));
+    let is_store = |inst: &&Instruction| inst.mnemonic() == Mnemonic::Mov && inst.op0_kind() == OpKind::Memory;
+    let stores = instructions(&world.compiled.code).iter().filter(is_store).count();
+    // Those of the way to the end, the shared ones, one of its own for each exit; what the register allocator spills.
+    assert!(stores <= 2 * slots.len() + EXITS + slots.len(), "{stores} stores");
 }

@@ -265,7 +265,8 @@ pub fn try_out(runtime: &'static Runtime, thread: &mut Thread, compiled: Compile
                     let (swept, followed) = (conclusion.swept, conclusion.followed);
                     let place = describe(&origin);
                     let line = format!(
-                        "{place}: {length} instructions and {swept} exits tried out, {followed} of them to the end"
+                        "{place}: {length} instructions and {swept} exits of {} tried out, {followed} of them to the end",
+                        trial.guards
                     );
                     runtime.lock().log(3, &line);
                 }

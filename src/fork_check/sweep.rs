@@ -84,7 +84,7 @@ pub struct Sweep<'a> {
 }
 
 impl<'a> Sweep<'a> {
-    /// Runs a child for each guard. Guards that are not reached are left out.
+    /// Runs a child for each guard, for [`MOST_CHILDREN`] of them at most. Guards that are not reached are left out.
     pub fn new(trial: &'a Trial, thread: &mut Thread) -> Result<Sweep<'a>, Trouble> {
         let mut left = Vec::new();
         let stride = trial.guards.div_ceil(MOST_CHILDREN).max(1);

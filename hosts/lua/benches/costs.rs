@@ -173,7 +173,7 @@ fn lua() -> Command {
         command.env_remove(name);
     }
     // Everything that gets hot is to be compiled.
-    command.stdout(Stdio::null()).env("REDMAGIC_COMPILE_SHARE", "0");
+    command.stdout(Stdio::null()).env("REDMAGIC_COMPILE_SHARE", "0").env("REDMAGIC_JUDGE", "off");
     command
 }
 
