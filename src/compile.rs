@@ -74,6 +74,8 @@ pub enum Failure {
         /// What the trace's operations and calls weigh, in instructions.
         weight: usize,
     },
+    /// Its loop, or what it has read, was taken back by the host meanwhile.
+    TakenBack,
     /// There are as many traces as the options allow.
     TooManyTraces,
     /// The code arena is full.
@@ -99,6 +101,7 @@ impl fmt::Display for Failure {
             Failure::NotYet { .. } => f.write_str("too many operations for now"),
             Failure::TooManyInstructions { .. } => f.write_str("too many instructions for now"),
             Failure::NoGain { .. } => f.write_str("hardly faster than the guest's code"),
+            Failure::TakenBack => f.write_str("taken back while it was recorded"),
             Failure::TooManyTraces => f.write_str("as many traces as allowed"),
             Failure::NoMemory => f.write_str("no memory for code"),
             Failure::Check { stage, .. } => write!(f, "check failed after {stage}"),
@@ -172,14 +175,25 @@ pub fn compile(
             format!("trace {}: side trace of exit {exit} of trace {unit}", shared.units.next())
         }
     };
-    let recording = recording(shared, runtime, recorder, context, end, name);
-    let judged = judge::is_judging(runtime, shared);
-    let result = stages(shared, recorder, &recording, context, vectors, judged, &mut report);
+    let result = if holds(shared, recorder) {
+        let recording = recording(shared, runtime, recorder, context, end, name);
+        let judged = judge::is_judging(runtime, shared);
+        stages(shared, recorder, &recording, context, vectors, judged, &mut report)
+    } else {
+        Err(Failure::TakenBack)
+    };
     if let Err(failure) = &result {
         report.section("failure", || failure.detail());
     }
     report.write();
     result
+}
+
+/// Whether what was declared when it was recorded still is.
+fn holds(shared: &Shared, recorder: &Recorder) -> bool {
+    let is_gone = matches!(recorder.origin, Origin::Anchor(own) if own.gone.load(Relaxed));
+    let reads = recorder.log.iter().map(|entry| entry.address);
+    !is_gone && shared.declared.holds(recorder.taken_back, reads)
 }
 
 /// The stages of compilation, from the lifter's input on. Where traces are `judged`, those that promise nothing are refused.
@@ -342,7 +356,7 @@ fn regions(shared: &Shared, runtime: &Runtime, recorder: &Recorder) -> Vec<Regio
         let inst = |entry: &&Entry| matches!(entry.kind, EntryKind::Inst) && entry.address != 0;
         recorder.log.iter().filter(inst).map(|entry| entry.address)
     };
-    let declared: BTreeSet<(u64, u64)> = reads().filter_map(|address| shared.declared_range(address)).collect();
+    let declared: BTreeSet<(u64, u64)> = reads().filter_map(|address| shared.declared.range(address)).collect();
     let read_only: Vec<(u64, u64)> = shared
         .traced_modules(recorder.start)
         .iter()

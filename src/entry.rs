@@ -365,7 +365,7 @@ fn finish(runtime: &'static Runtime, thread: &mut Thread, end: End, other: Optio
                 Failure::NotYet { until, .. } | Failure::TooManyInstructions { until, .. } => {
                     postpone(runtime, &recorder.origin, until);
                 }
-                _ => penalise(runtime, &recorder.origin, true),
+                failure => penalise(runtime, &recorder.origin, !matches!(failure, Failure::TakenBack)),
             }
             leave_anywhere(runtime, &thread.context)
         }

@@ -28,6 +28,7 @@ pub mod capi;
 mod check;
 mod compile;
 mod context;
+mod declared;
 mod dump;
 mod emit;
 mod entry;

@@ -12,6 +12,7 @@
 //! every pass comes here, where finding the trace takes a few nanoseconds.
 
 use crate::compile::{Compiled, Failure};
+use crate::declared::Declared;
 use crate::exits::ExitRecord;
 use crate::forks;
 use crate::functions::{Functions, Treatment};
@@ -92,6 +93,8 @@ pub struct Limits {
     pub depth: usize,
     /// Whether what a check needs is logged.
     pub check: bool,
+    /// How often a declaration was taken back so far.
+    pub taken_back: u64,
     /// What recordings know of places holds on these terms.
     pub terms: Terms,
 }
@@ -127,8 +130,8 @@ pub struct Shared {
     pub reclaim: Reclaim,
     /// Compiled traces that are tried out when their origin is reached again, and used only then.
     pub untried: Vec<Compiled>,
-    /// Ranges that the host has declared immutable: start and end.
-    declared: BTreeMap<u64, u64>,
+    /// What the host has declared immutable.
+    pub declared: Declared,
     backend: Option<Backend>,
     slots: HashMap<u64, &'static SlotInfo>,
     leave_pieces: HashMap<u64, u64>,
@@ -220,7 +223,7 @@ impl Runtime {
                 units: Units::default(),
                 reclaim: Reclaim::default(),
                 untried: Vec::new(),
-                declared: BTreeMap::new(),
+                declared: Declared::default(),
                 backend: None,
                 slots: HashMap::new(),
                 leave_pieces: HashMap::new(),
@@ -375,6 +378,7 @@ impl Runtime {
             instructions: shared.options.max_recording as usize,
             depth: shared.options.max_depth as usize,
             check: shared.options.check != Check::Off,
+            taken_back: shared.declared.taken_back(),
             terms: Terms {
                 epoch: shared.epoch,
                 modules: shared.modules.generation(),
@@ -435,26 +439,13 @@ impl Runtime {
 
     /// Declares a range immutable.
     pub fn declare(&'static self, start: u64, end: u64) {
-        let mut shared = self.lock();
-        // What was declared there before and reaches beyond stays declared.
-        let end = shared.overlapping(start, end).into_iter().map(|range| range.1).fold(end, u64::max);
-        shared.declared.insert(start, end);
+        self.lock().declared.add(start, end);
     }
 
     /// Takes a declaration back: drops what depends on the range, and the heat of loops whose ids lie in it.
     pub fn forget(&'static self, start: u64, end: u64) {
         let mut shared = self.lock();
-        let hit = shared.overlapping(start, end);
-        for (from, to) in &hit {
-            shared.declared.remove(from);
-            if *from < start {
-                shared.declared.insert(*from, start);
-            }
-            if *to > end {
-                shared.declared.insert(end, *to);
-            }
-        }
-        if !hit.is_empty() {
+        if shared.declared.remove(start, end) {
             self.drop_units(&mut shared, |unit| unit.dependencies.iter().any(|range| range.0 < end && start < range.1));
         }
         for entry in self.loops.within(start..end) {
@@ -499,6 +490,7 @@ impl Runtime {
     pub fn unload(&'static self, inside: u64) {
         let mut shared = self.lock();
         let Some(text) = shared.modules.remove(inside) else { return };
+        shared.declared.doubt();
         let touches = |range: &(u64, u64)| text.iter().any(|text| range.0 < text.end && text.start < range.1);
         self.drop_units(&mut shared, |unit| unit.dependencies.iter().any(touches));
         let is_inside = |pc: u64| text.iter().any(|text| text.contains(&pc));
@@ -628,19 +620,6 @@ impl Shared {
         let own = self.modules.find(start);
         let named = self.options.trace_modules.iter().flat_map(|name| self.modules.named(name));
         own.into_iter().chain(named).collect()
-    }
-
-    /// The declared range that contains an address.
-    pub fn declared_range(&self, address: u64) -> Option<(u64, u64)> {
-        let (&start, &end) = self.declared.range(..=address).next_back()?;
-        (address < end).then_some((start, end))
-    }
-
-    /// The declared ranges that overlap this one.
-    fn overlapping(&self, start: u64, end: u64) -> Vec<(u64, u64)> {
-        let from = self.declared.range(..start).next_back().map_or(start, |(from, _)| *from);
-        let ranges = self.declared.range(from..end).map(|(from, to)| (*from, *to));
-        ranges.filter(|(_, to)| *to > start).collect()
     }
 
     /// The compiler.

@@ -133,6 +133,12 @@ fn dropped_traces_are_freed() {
 }
 
 #[test]
+fn code_is_rewritten_while_it_is_recorded() {
+    check(&["rewritten.c"], "-O2", Static);
+    check(&["rewritten.c"], "-O0", Shared);
+}
+
+#[test]
 fn what_threads_share() {
     check(&["shared.c"], "-O2", Static);
     check(&["shared.c"], "-O0", Shared);

@@ -104,6 +104,8 @@ pub struct Recorder {
     ending: Option<(u64, Stop)>,
     /// It stops when it has recorded so many instructions, at most those that `log` has room for.
     pub limit: usize,
+    /// How often a declaration had been taken back when it began.
+    pub taken_back: u64,
     start_rsp: u64,
     /// Branchable frames that were begun since, less those that were ended.
     depth: i32,
@@ -136,6 +138,7 @@ impl Recorder {
             call: PendingCall { target: 0, return_address: 0, region: None },
             ending: None,
             limit: limits.instructions,
+            taken_back: limits.taken_back,
             start_rsp: context.rsp(),
             depth: 0,
             frames: Vec::with_capacity(limits.depth),
