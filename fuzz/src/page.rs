@@ -106,6 +106,8 @@ instruction has been compared with the hardware, in all flags that are not undef
   verbatim.
 - VEX-encoded vector instructions on ymm registers are lifted as two halves. In a recording that also names zmm or mask
   registers, which are no slots, they are executed verbatim.
+- Gathers and masked moves access memory lane by lane, and not where the mask has a 0; dot products (`dpps`, `dppd`), reciprocals
+  (`rcpps`) and their like have results that no manual defines to the last bit. They are executed verbatim.
 - x87, MMX and AVX-512 instructions are executed verbatim.
 
 ## Lifted

@@ -57,7 +57,8 @@ const MNEMONICS: &[Mnemonic] = {
         Pmulhw, Pmulhuw, Pmuldq, Pmaddwd, Psadbw, Pminuw, Pminud, Pmaxuw, Pmaxud, Pminsb, Pminsw, Pminsd, Pmaxsb,
         Pmaxsw, Pmaxsd, Subpd, Divpd, Minpd, Maxpd, Sqrtpd, Cmppd, Cvtdq2pd, Cvttpd2dq, Cvtpd2dq, Cvtpd2ps, Roundsd,
         Roundpd, Minss, Maxss, Addps, Subps, Mulps, Divps, Minps, Maxps, Sqrtss, Sqrtps, Cmpss, Cmpps, Cvtss2si,
-        Cvtps2pd, Cvtdq2ps, Cvttps2dq, Cvtps2dq, Roundss, Roundps,
+        Cvtps2pd, Cvtdq2ps, Cvttps2dq, Cvtps2dq, Roundss, Roundps, Phaddw, Phaddd, Phaddsw, Phsubw, Phsubd, Phsubsw,
+        Psignb, Psignw, Psignd, Pmaddubsw, Pmulhrsw, Hsubps, Dpps, Dppd,
     ]
 };
 

@@ -53,14 +53,24 @@ impl Lifter<'_> {
         self.write_single(inst, value);
     }
 
-    /// `cvtdq2pd` and `cvtps2pd`: the two low lanes.
+    /// `cvtdq2pd` and `cvtps2pd`: the two low lanes, or four for a ymm register.
     pub(crate) fn widening_conversion(&mut self, inst: &Instruction, op: Opcode) {
-        let low = self.read_low(inst, 1);
-        let result = [0, 1].map(|at| {
-            let lane = self.lane_of_half(32, low, at);
-            self.emit(Inst::unary(op, Type::I64, lane))
-        });
-        self.write_lanes(inst.op0_register(), result);
+        let register = inst.op0_register();
+        let parts = if register.is_ymm() {
+            self.read_full(inst, 1)
+        } else {
+            let low = self.read_low(inst, 1);
+            [low, low]
+        };
+        let mut widened = |part| {
+            [0, 1].map(|at| {
+                let lane = self.lane_of_half(32, part, at);
+                self.emit(Inst::unary(op, Type::I64, lane))
+            })
+        };
+        let low = widened(parts[0]);
+        let high = if register.is_ymm() { widened(parts[1]) } else { low };
+        self.write_all(register, low, high);
     }
 
     /// `cvtdq2ps`.
@@ -85,16 +95,19 @@ impl Lifter<'_> {
         self.write_lanes(inst.op0_register(), result);
     }
 
-    /// `cvttpd2dq`, `cvtpd2dq` (rounded), `cvtpd2ps`: two lanes, and a cleared upper half.
+    /// `cvttpd2dq`, `cvtpd2dq` (rounded), `cvtpd2ps`: two lanes, and a cleared upper half; or four lanes.
     pub(crate) fn narrowing_conversion(&mut self, inst: &Instruction, op: Opcode, rounded: bool) {
-        let source = self.read_full(inst, 1);
-        let lanes = source.map(|a| {
-            let a = if rounded { self.rounded_as_set(a) } else { a };
-            self.emit(Inst::unary(op, Type::I32, a))
-        });
-        let low = self.joined_lanes(32, &lanes);
-        let zero = self.constant(Type::I64, 0);
-        self.write_lanes(inst.op0_register(), [low, zero]);
+        let lanes: Vec<Value> = self
+            .read_whole(inst, 1)
+            .into_iter()
+            .map(|a| {
+                let a = if rounded { self.rounded_as_set(a) } else { a };
+                self.emit(Inst::unary(op, Type::I32, a))
+            })
+            .collect();
+        let low = self.joined_lanes(32, &lanes[..2]);
+        let high = self.joined_lanes(32, &lanes[2..]);
+        self.write_lanes(inst.op0_register(), [low, high]);
     }
 
     /// `roundsd`.

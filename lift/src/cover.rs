@@ -128,6 +128,12 @@ pub(crate) enum Lanes {
     MulAdd,
     /// `psadbw`.
     Distance,
+    /// `pmaddubsw`.
+    MulAddBytes,
+    /// `pmulhrsw`.
+    MulRound,
+    /// `psignb` and its like.
+    Sign(u32),
 }
 
 /// Bitwise vector logic.
@@ -295,6 +301,21 @@ pub(crate) enum Handler {
     ByteShift {
         left: bool,
     },
+    /// `vpermilps` by the lanes of a vector.
+    PermuteParts,
+    /// `vpermilpd` by an immediate.
+    PermuteDoubles,
+    /// `vpermilpd` by the lanes of a vector.
+    PermuteDoublesBy,
+    /// `vpermd`, `vpermps`.
+    PermuteEight,
+    /// `vpsllvd` and its like: every lane has a count of its own.
+    LaneShiftBy {
+        op: Opcode,
+        bits: u32,
+    },
+    /// `phaddw`, `phsubd` and their like: an operation on lanes that are next to each other.
+    HorizontalLanes(Lanes),
     /// `pblendw`, `blendps`, `blendpd`.
     Blend(u32),
     /// `pblendvb`, `blendvps`, `blendvpd`.
@@ -307,14 +328,20 @@ pub(crate) enum Handler {
     InsertPart,
     /// `ptest`.
     TestBits,
+    /// `vtestps`, `vtestpd`: only the signs of lanes.
+    TestSigns(u32),
     /// `addsd` and its like.
     Float(Opcode),
     /// `addpd` and its like.
     PackedFloat(Opcode),
     /// `haddpd`, `hsubpd`.
     Horizontal(Opcode),
+    /// `haddps`, `hsubps`.
+    HorizontalSingles(Opcode),
     /// `addsubpd`.
     DifferenceAndSum,
+    /// `addsubps`.
+    DifferencesAndSums,
     Sqrt,
     PackedSqrt,
     /// `ucomisd`, `comisd`.

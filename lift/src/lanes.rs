@@ -18,6 +18,11 @@ fn repeat(bits: u32, lane: u64) -> i64 {
     (0..64).step_by(bits as usize).fold(0, |all, at| all | (lane << at) as i64)
 }
 
+/// The sign bits of lanes of `bits` bits.
+pub(crate) fn signs(bits: u32) -> i64 {
+    repeat(bits, 1 << (bits - 1))
+}
+
 /// The operation on lanes of `bits` bits, of those on 8, 16 and 32.
 fn of_width(bits: u32, ops: [Opcode; 3]) -> Opcode {
     ops[(bits.trailing_zeros().clamp(3, 5) - 3) as usize]
@@ -39,7 +44,7 @@ impl Lifter<'_> {
         self.write_lanes(register, result);
     }
 
-    fn lanes_of_half(&mut self, op: Lanes, a: Value, b: Value) -> Value {
+    pub(crate) fn lanes_of_half(&mut self, op: Lanes, a: Value, b: Value) -> Value {
         match op {
             Lanes::Add(bits) => self.binary(add(bits), a, b),
             Lanes::Sub(_) if a == b => self.constant(Type::I64, 0),
@@ -90,11 +95,40 @@ impl Lifter<'_> {
                 lifter.binary(Opcode::Add, low, high)
             }),
             Lanes::Distance => self.distance(a, b),
+            Lanes::MulAddBytes => self.each(16, a, b, |lifter, a, b| {
+                let products = [0, 8].map(|at| {
+                    let a = lifter.binary_const(Opcode::Lshr, a, at);
+                    let (a, b) = (lifter.trunc(Type::I8, a), lifter.binary_const(Opcode::Lshr, b, at));
+                    let b = lifter.trunc(Type::I8, b);
+                    let (a, b) = (lifter.zext(Type::I32, a), lifter.sext(Type::I32, b));
+                    lifter.binary(Opcode::Mul, a, b)
+                });
+                let sum = lifter.binary(Opcode::Add, products[0], products[1]);
+                let clamped = lifter.clamped(sum, -0x8000, 0x7fff);
+                lifter.trunc(Type::I16, clamped)
+            }),
+            Lanes::MulRound => self.each(16, a, b, |lifter, a, b| {
+                let (a, b) = (lifter.sext(Type::I32, a), lifter.sext(Type::I32, b));
+                let product = lifter.binary(Opcode::Mul, a, b);
+                // Half of the last place that stays, rounded up.
+                let rounded = lifter.binary_const(Opcode::Add, product, 1 << 14);
+                let rounded = lifter.binary_const(Opcode::Lshr, rounded, 15);
+                lifter.trunc(Type::I16, rounded)
+            }),
+            Lanes::Sign(bits) => {
+                let zero = self.constant(Type::I64, 0);
+                let negative = self.greater(bits, zero, b);
+                let flipped = self.binary(Opcode::Xor, a, negative);
+                let negated = self.binary(sub(bits), flipped, negative);
+                let gone = self.lanes_of_half(Lanes::Equal(bits), b, zero);
+                let kept = self.unary(Opcode::Not, gone);
+                self.binary(Opcode::And, negated, kept)
+            }
         }
     }
 
     /// All ones in signed lanes where a is greater.
-    fn greater(&mut self, bits: u32, a: Value, b: Value) -> Value {
+    pub(crate) fn greater(&mut self, bits: u32, a: Value, b: Value) -> Value {
         if bits == 64 {
             let greater = self.compare(Opcode::Slt, b, a);
             return self.sext(Type::I64, greater);
@@ -111,7 +145,7 @@ impl Lifter<'_> {
         }
         let (mut left, mut right) = (a, b);
         if !signed {
-            let signs = repeat(bits, 1 << (bits - 1));
+            let signs = signs(bits);
             left = self.binary_const(Opcode::Xor, a, signs);
             right = self.binary_const(Opcode::Xor, b, signs);
         }
@@ -120,7 +154,7 @@ impl Lifter<'_> {
     }
 
     /// The bits of `yes` where `mask` is 1, those of `no` where it is 0.
-    fn choice(&mut self, mask: Value, yes: Value, no: Value) -> Value {
+    pub(crate) fn choice(&mut self, mask: Value, yes: Value, no: Value) -> Value {
         match self.as_const(mask) {
             Some(0) => return no,
             Some(-1) => return yes,
@@ -321,20 +355,38 @@ impl Lifter<'_> {
     }
 
     /// The lanes of two halves by turns, as two halves.
-    fn zipped(&mut self, bits: u32, a: Value, b: Value) -> [Value; 2] {
+    pub(crate) fn zipped(&mut self, bits: u32, a: Value, b: Value) -> [Value; 2] {
         let (low, high) = if bits == 8 { (Opcode::Zip8, Opcode::ZipHigh8) } else { (Opcode::Zip16, Opcode::ZipHigh16) };
         [self.binary(low, a, b), self.binary(high, a, b)]
     }
 
     /// `pmovzxbw` and its like: the lowest lanes of the source, widened.
     pub(crate) fn widened_lanes(&mut self, inst: &Instruction, from: u32, to: u32, signed: bool) {
-        let mut value = if inst.op1_kind() == OpKind::Memory {
+        let factor = to / from;
+        let is_wide = inst.op0_register().is_ymm();
+        // What makes the upper half of a ymm register stands behind what makes the lower one.
+        let parts = if inst.op1_kind() != OpKind::Memory || inst.memory_size().size() == 16 {
+            self.read_full(inst, 1)
+        } else {
             let address = self.address(inst);
             let loaded = self.load_operand(crate::operand::word(inst.memory_size().size()), address);
-            self.zext(Type::I64, loaded)
-        } else {
-            self.read_lane(inst.op1_register(), 0)
+            let wide = self.zext(Type::I64, loaded);
+            [wide, wide]
         };
+        let low = self.widened_half(parts[0], from, to, signed);
+        let high = if !is_wide {
+            low
+        } else if factor == 2 {
+            self.widened_half(parts[1], from, to, signed)
+        } else {
+            let upper = self.binary_const(Opcode::Lshr, parts[0], i64::from(128 / factor));
+            self.widened_half(upper, from, to, signed)
+        };
+        self.write_all(inst.op0_register(), low, high);
+    }
+
+    /// The lowest lanes of a half, widened to two halves.
+    fn widened_half(&mut self, mut value: Value, from: u32, to: u32, signed: bool) -> [Value; 2] {
         let zero = self.constant(Type::I64, 0);
         let mut bits = from;
         let mut halves = [value, zero];
@@ -349,7 +401,7 @@ impl Lifter<'_> {
             value = halves[0];
             bits *= 2;
         }
-        self.write_lanes(inst.op0_register(), halves);
+        halves
     }
 
     /// `pshufb`.
@@ -467,18 +519,20 @@ impl Lifter<'_> {
         self.write_slot(crate::operand::gpr_slot(inst.op0_register()), wide);
     }
 
-    /// `ptest`: ZF if no bit is common, CF if the second operand has none that the first lacks.
-    pub(crate) fn test_bits(&mut self, inst: &Instruction) {
-        let b = self.read_full(inst, 1);
-        let [low, high] = [0, 1].map(|half| {
-            let a = self.read_lane(inst.op0_register(), half as u8);
+    /// `ptest` and its like: ZF if no bit of `mask` is common, CF if the second operand has none that the first lacks.
+    pub(crate) fn test_bits(&mut self, inst: &Instruction, mask: i64) {
+        let (a, b) = (self.read_whole(inst, 0), self.read_whole(inst, 1));
+        let mut bits: Option<[Value; 2]> = None;
+        for (&a, &b) in a.iter().zip(&b) {
+            let b = if mask == -1 { b } else { self.binary_const(Opcode::And, b, mask) };
             let not = self.unary(Opcode::Not, a);
-            [self.binary(Opcode::And, a, b[half]), self.binary(Opcode::And, not, b[half])]
-        });
-        let [zf, cf] = [0, 1].map(|at| {
-            let all = self.binary(Opcode::Or, low[at], high[at]);
-            Some(self.compare_const(Opcode::Eq, all, 0))
-        });
+            let here = [self.binary(Opcode::And, a, b), self.binary(Opcode::And, not, b)];
+            bits = Some(match bits {
+                None => here,
+                Some(all) => [0, 1].map(|at| self.binary(Opcode::Or, all[at], here[at])),
+            });
+        }
+        let [zf, cf] = [0, 1].map(|at| bits.map(|all| self.compare_const(Opcode::Eq, all[at], 0)));
         self.set_flags(crate::flags::Kind::Bits { zf, cf });
     }
 }

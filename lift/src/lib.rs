@@ -38,6 +38,7 @@
 
 #![forbid(unsafe_code)]
 
+mod across;
 mod bits;
 mod branch;
 mod convert;

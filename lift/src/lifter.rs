@@ -13,6 +13,7 @@ use crate::branch::ResidualCall;
 use crate::cover::{Handler, handler, is_vector};
 use crate::fastmap::FastMap;
 use crate::flags::{BORROW_FLAGS, Flags, Kind};
+use crate::lanes::signs;
 use crate::liveness::Liveness;
 use crate::recording::{Code, End, Event, Recording};
 use crate::refuse::Refusal;
@@ -292,16 +293,25 @@ impl Lifter<'_> {
             Handler::ShuffleWords { high } => self.shuffle_words(inst, high),
             Handler::AlignBytes => self.align_bytes(inst),
             Handler::ByteShift { left } => self.byte_shift(inst, left),
+            Handler::PermuteParts => self.permute_parts(inst),
+            Handler::PermuteDoubles => self.permute_doubles(inst),
+            Handler::PermuteDoublesBy => self.permute_doubles_by(inst),
+            Handler::PermuteEight => self.permute_eight(inst),
+            Handler::LaneShiftBy { op, bits } => self.lane_shift_by(inst, op, bits),
+            Handler::HorizontalLanes(op) => self.horizontal_lanes(inst, op),
             Handler::Blend(bits) => self.blend(inst, bits),
             Handler::BlendBy(bits) => self.blend_by(inst, bits),
             Handler::InsertLane(bits) => self.insert_lane(inst, bits),
             Handler::ExtractLane(bits) => self.extract_lane(inst, bits),
             Handler::InsertPart => self.insert_part(inst),
-            Handler::TestBits => self.test_bits(inst),
+            Handler::TestBits => self.test_bits(inst, -1),
+            Handler::TestSigns(bits) => self.test_bits(inst, signs(bits)),
             Handler::Float(op) => self.float(inst, op),
             Handler::PackedFloat(op) => self.each_lane(inst, op),
             Handler::Horizontal(op) => self.horizontal(inst, op),
+            Handler::HorizontalSingles(op) => self.horizontal_singles(inst, op),
             Handler::DifferenceAndSum => self.difference_and_sum(inst),
+            Handler::DifferencesAndSums => self.differences_and_sums(inst),
             Handler::Sqrt => self.square_root(inst),
             Handler::PackedSqrt => self.packed_square_root(inst),
             Handler::FloatFlags => self.float_flags(inst),

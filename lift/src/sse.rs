@@ -178,12 +178,13 @@ impl Lifter<'_> {
 
     /// `movmskpd`.
     pub(crate) fn sign_mask(&mut self, inst: &Instruction) {
-        let low = self.read_lane(inst.op1_register(), 0);
-        let high = self.read_lane(inst.op1_register(), 1);
-        let low = self.binary_const(Opcode::Lshr, low, 63);
-        let high = self.binary_const(Opcode::Lshr, high, 62);
-        let high = self.binary_const(Opcode::And, high, 2);
-        let mask = self.binary(Opcode::Or, low, high);
+        let lanes = self.read_whole(inst, 1);
+        let mut mask = self.binary_const(Opcode::Lshr, lanes[0], 63);
+        for (lane, at) in lanes.into_iter().zip(0..).skip(1) {
+            let shifted = self.binary_const(Opcode::Lshr, lane, 63 - at);
+            let sign = self.binary_const(Opcode::And, shifted, 1 << at);
+            mask = self.binary(Opcode::Or, mask, sign);
+        }
         self.write_slot(crate::operand::gpr_slot(inst.op0_register()), mask);
     }
 
@@ -275,13 +276,12 @@ impl Lifter<'_> {
 
     /// `movmskps`.
     pub(crate) fn sign_mask_of_parts(&mut self, inst: &Instruction) {
-        let source = inst.op1_register();
         let mut mask = self.constant(Type::I64, 0);
-        for part in 0..4u8 {
-            let half = self.read_lane(source, part / 2);
-            let sign = self.bit(half, u32::from(part % 2) * 32 + 31);
+        for (part, at) in self.read_whole(inst, 1).into_iter().flat_map(|lane| [(lane, 31), (lane, 63)]).zip(0..) {
+            let (lane, bit) = part;
+            let sign = self.bit(lane, bit);
             let sign = self.zext(Type::I64, sign);
-            let placed = self.binary_const(Opcode::Shl, sign, i64::from(part));
+            let placed = self.binary_const(Opcode::Shl, sign, at);
             mask = self.binary(Opcode::Or, mask, placed);
         }
         self.write_slot(crate::operand::gpr_slot(inst.op0_register()), mask);

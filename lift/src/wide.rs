@@ -6,7 +6,7 @@
 //! Worked example: `vmovdqu xmm1, [rax]` is `movdqu`, and sets `ymm1.lo` and `ymm1.hi` to 0.
 
 use crate::cover::{Handler, is_whole};
-use crate::lifter::{Lifter, Seen};
+use crate::lifter::Lifter;
 use crate::operand::{gpr_slot, lane_slot};
 use crate::recording::Event;
 use crate::refuse::Refusal;
@@ -63,7 +63,7 @@ impl Lifter<'_> {
     }
 
     /// Writes the lanes of an xmm or ymm register.
-    fn write_all(&mut self, register: Register, low: [Value; 2], high: [Value; 2]) {
+    pub(crate) fn write_all(&mut self, register: Register, low: [Value; 2], high: [Value; 2]) {
         self.write_lanes(register, low);
         if register.is_ymm() {
             self.in_half(1, |lifter| lifter.write_lanes(register, high));
@@ -93,7 +93,7 @@ impl Lifter<'_> {
         self.write_all(inst.op0_register(), half, half);
     }
 
-    fn half_of(&mut self, register: Register, half: u8) -> [Value; 2] {
+    pub(crate) fn half_of(&mut self, register: Register, half: u8) -> [Value; 2] {
         [0, 1].map(|lane| self.read_slot(lane_slot(register, 2 * half + lane)))
     }
 
@@ -122,16 +122,27 @@ impl Lifter<'_> {
         }
     }
 
+    /// The lanes of an operand: two, or four if it is a ymm register or as wide in memory. Only the lowest of memory is
+    /// noted.
+    pub(crate) fn read_whole(&mut self, inst: &Instruction, operand: u32) -> Vec<Value> {
+        let in_memory = inst.op_kind(operand) == OpKind::Memory;
+        let wide = if in_memory { inst.memory_size().size() == 32 } else { inst.op_register(operand).is_ymm() };
+        let mut lanes = self.read_full(inst, operand).to_vec();
+        if wide {
+            let seen = std::mem::take(&mut self.seen);
+            lanes.extend(self.in_half(1, |lifter| lifter.read_full(inst, operand)));
+            self.seen = seen;
+        }
+        lanes
+    }
+
     /// `vperm2i128`: each half of the result is one of four, or 0.
     pub(crate) fn permute_halves(&mut self, inst: &Instruction) {
         let control = inst.immediate(3);
         let a = [0, 1].map(|half| self.half_of(inst.op1_register(), half));
-        let low = self.read_full(inst, 2);
-        let seen = std::mem::take(&mut self.seen);
-        let high = self.in_half(1, |lifter| lifter.read_full(inst, 2));
-        self.seen = seen;
+        let b = self.read_whole(inst, 2);
         let zero = self.constant(Type::I64, 0);
-        let all = [a[0], a[1], low, high];
+        let all = [a[0], a[1], [b[0], b[1]], [b[2], b[3]]];
         let [low, high] = [control, control >> 4]
             .map(|control| if control & 8 != 0 { [zero, zero] } else { all[control as usize & 3] });
         self.write_all(inst.op0_register(), low, high);
@@ -140,11 +151,7 @@ impl Lifter<'_> {
     /// `vpermq`: any four of the four lanes.
     pub(crate) fn permute_quadwords(&mut self, inst: &Instruction) {
         let control = inst.immediate(2) as usize;
-        let [low, high] = [self.read_full(inst, 1), {
-            self.seen = Seen::default();
-            self.in_half(1, |lifter| lifter.read_full(inst, 1))
-        }];
-        let all = [low[0], low[1], high[0], high[1]];
+        let all = self.read_whole(inst, 1);
         let lane = |at: usize| all[control >> (2 * at) & 3];
         let (low, high) = ([lane(0), lane(1)], [lane(2), lane(3)]);
         self.write_all(inst.op0_register(), low, high);
@@ -167,5 +174,5 @@ impl Lifter<'_> {
 
 /// Whether the first operand is only read.
 fn is_compared(rule: Handler) -> bool {
-    matches!(rule, Handler::FloatFlags | Handler::SingleFlags | Handler::TestBits)
+    matches!(rule, Handler::FloatFlags | Handler::SingleFlags | Handler::TestBits | Handler::TestSigns(_))
 }

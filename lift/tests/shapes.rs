@@ -369,7 +369,7 @@ fn wide_vectors_are_halves_or_verbatim() {
     // A verbatim instruction gets the upper halves that the trace has made, and gives back those it changes.
     let mixed = Guest::new(|a| {
         a.vpaddb(ymm1, ymm2, ymm3).unwrap();
-        a.vpmaddubsw(ymm4, ymm1, ymm5).unwrap();
+        a.vdpps(ymm4, ymm1, ymm5, 0xff).unwrap();
     })
     .lift_line(&[]);
     let native = mixed.natives.values().next().unwrap();

@@ -7,11 +7,14 @@
 
 use super::{Handler, vector};
 use crate::fused::Fused;
-use iced_x86::{Instruction, Mnemonic as M};
+use iced_x86::{Instruction, Mnemonic as M, OpKind};
+use redmagic_ir::Opcode;
 
 /// The rule for a VEX-encoded vector instruction.
 pub(super) fn handler(inst: &Instruction) -> Option<Handler> {
     let mnemonic = inst.mnemonic();
+    let by_immediate = inst.op2_kind() == OpKind::Immediate8;
+    let shift = |op, bits| Some(Handler::LaneShiftBy { op, bits });
     let rule = match mnemonic {
         M::Vzeroupper => Some(Handler::ClearUpper { all: false }),
         M::Vzeroall => Some(Handler::ClearUpper { all: true }),
@@ -26,14 +29,22 @@ pub(super) fn handler(inst: &Instruction) -> Option<Handler> {
         M::Vpermq | M::Vpermpd => Some(Handler::PermuteQuadwords),
         M::Vpblendd => Some(Handler::Blend(32)),
         M::Vpmovmskb => Some(Handler::ByteMask),
+        M::Vpermd | M::Vpermps => Some(Handler::PermuteEight),
+        M::Vpermilps if by_immediate => Some(Handler::Pshufd),
+        M::Vpermilps => Some(Handler::PermuteParts),
+        M::Vpermilpd if by_immediate => Some(Handler::PermuteDoubles),
+        M::Vpermilpd => Some(Handler::PermuteDoublesBy),
+        M::Vpsllvd => shift(Opcode::Shl, 32),
+        M::Vpsllvq => shift(Opcode::Shl, 64),
+        M::Vpsrlvd => shift(Opcode::Lshr, 32),
+        M::Vpsrlvq => shift(Opcode::Lshr, 64),
+        M::Vpsravd => shift(Opcode::Ashr, 32),
+        M::Vtestps => Some(Handler::TestSigns(32)),
+        M::Vtestpd => Some(Handler::TestSigns(64)),
         _ => None,
     };
-    let is_wide =
-        inst.memory_size().size() == 32 || (0..inst.op_count()).any(|operand| inst.op_register(operand).is_ymm());
-    rule.or_else(|| {
-        halfwise(mnemonic).or_else(|| narrow(mnemonic).filter(|_| !is_wide)).and_then(|of| vector::handler(inst, of))
-    })
-    .or_else(|| Fused::of(mnemonic).map(Handler::Fused))
+    rule.or_else(|| halfwise(mnemonic).and_then(|of| vector::handler(inst, of)))
+        .or_else(|| Fused::of(mnemonic).map(Handler::Fused))
 }
 
 /// Whether `rule` is for all of a ymm register at once.
@@ -47,7 +58,15 @@ pub(crate) fn is_whole(rule: Handler) -> bool {
             | Handler::InsertHalf
             | Handler::PermuteHalves
             | Handler::PermuteQuadwords
+            | Handler::PermuteEight
+            | Handler::WidenLanes { .. }
+            | Handler::WidenLow(_)
+            | Handler::NarrowBoth { .. }
             | Handler::ByteMask
+            | Handler::SignMask
+            | Handler::PartSignMask
+            | Handler::TestBits
+            | Handler::TestSigns(_)
     )
 }
 
@@ -239,13 +258,6 @@ fn halfwise(mnemonic: M) -> Option<M> {
         M::Vcvtps2dq => M::Cvtps2dq,
         M::Vroundss => M::Roundss,
         M::Vroundps => M::Roundps,
-        _ => return None,
-    })
-}
-
-/// The same for instructions whose rule is for xmm registers only.
-fn narrow(mnemonic: M) -> Option<M> {
-    Some(match mnemonic {
         M::Vpmovzxbw => M::Pmovzxbw,
         M::Vpmovzxbd => M::Pmovzxbd,
         M::Vpmovzxbq => M::Pmovzxbq,
@@ -269,6 +281,20 @@ fn narrow(mnemonic: M) -> Option<M> {
         M::Vpblendvb => M::Pblendvb,
         M::Vblendvps => M::Blendvps,
         M::Vblendvpd => M::Blendvpd,
+        M::Vphaddw => M::Phaddw,
+        M::Vphaddd => M::Phaddd,
+        M::Vphaddsw => M::Phaddsw,
+        M::Vphsubw => M::Phsubw,
+        M::Vphsubd => M::Phsubd,
+        M::Vphsubsw => M::Phsubsw,
+        M::Vpsignb => M::Psignb,
+        M::Vpsignw => M::Psignw,
+        M::Vpsignd => M::Psignd,
+        M::Vpmaddubsw => M::Pmaddubsw,
+        M::Vpmulhrsw => M::Pmulhrsw,
+        M::Vhaddps => M::Haddps,
+        M::Vhsubps => M::Hsubps,
+        M::Vaddsubps => M::Addsubps,
         _ => return None,
     })
 }
