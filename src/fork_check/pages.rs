@@ -115,8 +115,9 @@ impl Scan {
         Ok(())
     }
 
-    /// What was found.
-    pub fn into_changes(self) -> Vec<Change> {
+    /// What was found. The room that it did not need is given back.
+    pub fn into_changes(mut self) -> Vec<Change> {
+        self.changes.shrink_to_fit();
         self.changes
     }
 }

@@ -75,8 +75,19 @@ struct Left<'a> {
     place: Option<usize>,
 }
 
-/// All children of a trial live at once, with tens of megabytes each. Of longer traces each trial takes other guards.
-const MOST_CHILDREN: usize = 96;
+/// All children of a trial live at once. What a child has of its own, page tables included, is less than this.
+const CHILD_KILOBYTES: usize = 1 << 10;
+/// However much memory there is: each child has a number of its own, and mappings in this process.
+const MOST_CHILDREN: usize = 8192;
+
+/// How many children there may be: they get half of the memory that is free. This is more than any trace has guards, unless
+/// hardly any memory is free.
+fn room() -> usize {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kilobytes = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<usize>().ok());
+    kilobytes.map_or(1, |free| (free / 2 / CHILD_KILOBYTES).clamp(1, MOST_CHILDREN))
+}
 
 /// What the children have done whose guards failed.
 pub struct Sweep<'a> {
@@ -84,10 +95,11 @@ pub struct Sweep<'a> {
 }
 
 impl<'a> Sweep<'a> {
-    /// Runs a child for each guard, for [`MOST_CHILDREN`] of them at most. Guards that are not reached are left out.
+    /// Runs a child for each guard; where there is no room for all, each trial takes others. Guards that are not reached are
+    /// left out.
     pub fn new(trial: &'a Trial, thread: &mut Thread) -> Result<Sweep<'a>, Trouble> {
         let mut left = Vec::new();
-        let stride = trial.guards.div_ceil(MOST_CHILDREN).max(1);
+        let stride = trial.guards.div_ceil(room()).max(1);
         let first = COUNTERS.recordings.load(Relaxed) as usize % stride;
         for guard in (first..trial.guards).step_by(stride) {
             CHOSEN.store(guard as u64, Relaxed);
