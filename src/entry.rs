@@ -126,7 +126,7 @@ fn warm_anchor(runtime: &'static Runtime, thread: &mut Thread, known: Option<&'s
     }
     let own = match known {
         Some(own) => own,
-        None => runtime.find_or_add(id, thread.context.rip),
+        None => runtime.find_or_add(id, thread.context.rip, thread.context.address()),
     };
     if own.disabled.load(Relaxed) || !heat_up(&own.heat, passes) {
         return Next::back();
@@ -203,9 +203,9 @@ fn go_on_recording(runtime: &'static Runtime, thread: &mut Thread) -> Next {
     let long = recorder.log.len() >= MIN_RECORDING;
     match stop {
         Stop::Call => suspend(runtime, thread),
-        Stop::Close => finish(runtime, thread, End::Loop, None),
-        Stop::Anchor(other) => finish(runtime, thread, End::Anchor(other.number), Some(other)),
-        Stop::End(_) if long => finish(runtime, thread, End::Exit, None),
+        Stop::Close => finish(runtime, thread, End::Loop),
+        Stop::Anchor(other) => finish(runtime, thread, End::Anchor(other.number)),
+        Stop::End(_) if long => finish(runtime, thread, End::Exit),
         Stop::End(reason) => {
             give_up(runtime, thread, GiveUp::TooShort(reason));
             leave_anywhere(runtime, &thread.context)
@@ -311,7 +311,7 @@ pub fn describe(origin: &Origin) -> String {
 }
 
 /// Compiles a finished recording, installs the trace and goes on in it.
-fn finish(runtime: &'static Runtime, thread: &mut Thread, end: End, other: Option<&'static Loop>) -> Next {
+fn finish(runtime: &'static Runtime, thread: &mut Thread, end: End) -> Next {
     let _blocked = SignalsBlocked::new();
     let Some(recorder) = thread.take_recorder() else { return leave_anywhere(runtime, &thread.context) };
     let begin = memory::thread_time();
@@ -351,11 +351,14 @@ fn finish(runtime: &'static Runtime, thread: &mut Thread, end: End, other: Optio
             leave_anywhere(runtime, &thread.context)
         }
         Ok(Ready::Untried(untried)) => try_out(runtime, thread, untried.0, &untried.1),
-        Ok(Ready::Installed(function)) => match (end, other.map(|other| other.function.load(Acquire))) {
-            (End::Loop, _) if function != 0 => Next::enter(function),
-            (End::Anchor(_), Some(function)) if function != 0 => Next::enter(function),
-            _ => leave_anywhere(runtime, &thread.context),
-        },
+        Ok(Ready::Installed(function)) => {
+            let next = match end {
+                End::Loop => function,
+                End::Anchor(number) => runtime.loops.get(number).map_or(0, |other| other.function.load(Acquire)),
+                End::Exit => 0,
+            };
+            if next != 0 { Next::enter(next) } else { leave_anywhere(runtime, &thread.context) }
+        }
         Err(failure) => {
             stats::add(&COUNTERS.traces_refused, 1);
             let level = if matches!(failure, Failure::Check { .. } | Failure::Malformed(_)) { 1 } else { 2 };
@@ -393,7 +396,7 @@ pub fn install(runtime: &'static Runtime, shared: &mut Shared, mut compiled: Com
     shared.units.add(compiled.unit);
     match origin {
         Origin::Anchor(own) => {
-            if own.disabled.load(Relaxed) {
+            if own.disabled.load(Relaxed) || own.gone.load(Relaxed) {
                 runtime.drop_units(shared, |unit| unit.function == function);
                 return 0;
             }

@@ -1,13 +1,19 @@
 //! The loops of the guest's program: what is known of each anchor.
 //!
 //! # Invariants
-//! - A loop is identified by its id and the site of the anchor call (its return address). Entries are leaked: they live as
-//!   long as the process, so that machine code and other threads may hold on to them.
+//! - A loop is identified by its id and the site of the anchor call (its return address). Its number is never another's.
 //! - Looking one up takes no lock: an anchor does it on every pass.
+//! - A loop that the host takes back is *retired*: nobody finds it any more. It is freed when no thread can be where it was found
+//!   (see [`reclaim`](crate::reclaim)), and no recording, unit or compiled trace names it. Others name loops by number.
+//!
+//! # Worked example
+//! A recording of loop 7 waits for a residual call, in which the host frees the loop's bytecode and takes its id back. Loop 7 is
+//! retired: the next anchor with that id and site is loop 8. The recording ends, makes no trace, and loop 7 can be freed.
 
 use crate::memory::read_bytes;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::ptr;
 use std::sync::atomic::{
     AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
@@ -37,8 +43,21 @@ pub struct Loop {
     pub dismissals: AtomicU32,
     /// Never record it.
     pub disabled: AtomicBool,
-    /// Its code was unloaded: what is at its site now is another loop.
+    /// It was retired: what has its identity now is another loop.
     pub gone: AtomicBool,
+    /// How many recordings name it.
+    recordings: AtomicU32,
+    /// The next in its chain.
+    next: AtomicPtr<Loop>,
+}
+
+/// Says that a recording names a loop.
+pub struct Named(&'static Loop);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        self.0.recordings.fetch_sub(1, Release);
+    }
 }
 
 /// What lies between an anchor call's return and the start of traces.
@@ -66,49 +85,68 @@ impl Loop {
     pub fn start(&self) -> u64 {
         self.site.wrapping_add(self.landing.code)
     }
+
+    /// Keeps it until the result is dropped.
+    pub fn name(&'static self) -> Named {
+        self.recordings.fetch_add(1, Relaxed);
+        Named(self)
+    }
+
+    /// Whether a recording names it.
+    pub fn is_named(&self) -> bool {
+        self.recordings.load(Acquire) != 0
+    }
+}
+
+/// Frees a loop.
+///
+/// # Safety
+/// It was retired, and nobody refers to it any more.
+#[expect(unsafe_code, reason = "the owner of what was leaked")]
+pub unsafe fn free(retired: &'static Loop) {
+    // SAFETY: `find_or_add` has made it so.
+    drop(unsafe { Box::from_raw(ptr::from_ref(retired).cast_mut()) });
 }
 
 const BUCKETS: usize = 1 << 16;
 
-struct Chain {
-    entry: &'static Loop,
-    next: *const Chain,
-}
-
-/// All loops: a hash table of leaked chains that only grow.
+/// All loops but those that were retired: a hash table of chains.
 pub struct Loops {
-    buckets: Box<[AtomicPtr<Chain>]>,
+    buckets: Box<[AtomicPtr<Loop>]>,
     known: Mutex<Known>,
 }
 
 /// The same loops in order.
 #[derive(Default)]
 struct Known {
-    by_number: Vec<&'static Loop>,
+    next: u32,
+    by_number: BTreeMap<u32, &'static Loop>,
     by_id: BTreeMap<(u64, u32), &'static Loop>,
 }
 
 impl Loops {
     /// No loops.
     pub fn new() -> Loops {
-        Loops { buckets: (0..BUCKETS).map(|_| AtomicPtr::default()).collect(), known: Mutex::default() }
+        Loops::with_buckets(BUCKETS)
     }
 
-    fn bucket(&self, id: u64, site: u64) -> &AtomicPtr<Chain> {
+    fn with_buckets(count: usize) -> Loops {
+        Loops { buckets: (0..count).map(|_| AtomicPtr::default()).collect(), known: Mutex::default() }
+    }
+
+    fn bucket(&self, id: u64, site: u64) -> &AtomicPtr<Loop> {
         let hash = (id ^ site.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        &self.buckets[(hash >> 48) as usize]
+        &self.buckets[(hash >> 48) as usize % self.buckets.len()]
     }
 
     /// The loop with this identity, if it is known.
-    #[expect(unsafe_code, reason = "a lock-free list")]
     pub fn find(&self, id: u64, site: u64) -> Option<&'static Loop> {
-        let mut at = self.bucket(id, site).load(Acquire).cast_const();
-        // SAFETY: chain links are published once, complete, and never freed.
-        while let Some(link) = unsafe { at.as_ref() } {
-            if link.entry.id == id && link.entry.site == site && !link.entry.gone.load(Relaxed) {
-                return Some(link.entry);
+        let mut at = follow(self.bucket(id, site));
+        while let Some(entry) = at {
+            if entry.id == id && entry.site == site && !entry.gone.load(Relaxed) {
+                return Some(entry);
             }
-            at = link.next;
+            at = follow(&entry.next);
         }
         None
     }
@@ -119,11 +157,14 @@ impl Loops {
         if let Some(entry) = self.find(id, site) {
             return entry;
         }
+        let bucket = self.bucket(id, site);
+        let number = known.next;
+        known.next += 1;
         let entry: &'static Loop = Box::leak(Box::new(Loop {
             id,
             site,
             landing: Landing::of(read_bytes(site)),
-            number: known.by_number.len() as u32,
+            number,
             function: AtomicU64::new(0),
             heat: AtomicI32::new(i32::try_from(heat).unwrap_or(i32::MAX)),
             failures: AtomicU32::new(0),
@@ -132,13 +173,30 @@ impl Loops {
             dismissals: AtomicU32::new(0),
             disabled: AtomicBool::new(false),
             gone: AtomicBool::new(false),
+            recordings: AtomicU32::new(0),
+            next: AtomicPtr::new(bucket.load(Relaxed)),
         }));
-        known.by_number.push(entry);
-        known.by_id.insert((id, entry.number), entry);
-        let bucket = self.bucket(id, site);
-        let link = Box::leak(Box::new(Chain { entry, next: bucket.load(Acquire) }));
-        bucket.store(link, Release);
+        known.by_number.insert(number, entry);
+        known.by_id.insert((id, number), entry);
+        bucket.store(ptr::from_ref(entry).cast_mut(), Release);
         entry
+    }
+
+    /// Nobody finds this loop any more.
+    pub fn retire(&self, retired: &'static Loop) {
+        let mut known = self.known();
+        retired.gone.store(true, Relaxed);
+        known.by_number.remove(&retired.number);
+        known.by_id.remove(&(retired.id, retired.number));
+        let mut link = self.bucket(retired.id, retired.site);
+        while let Some(entry) = follow(link) {
+            if ptr::eq(entry, retired) {
+                // Who is at the retired one goes on from there.
+                link.store(retired.next.load(Relaxed), Release);
+                return;
+            }
+            link = &entry.next;
+        }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -147,12 +205,12 @@ impl Loops {
 
     /// The loop numbered `number`.
     pub fn get(&self, number: u32) -> Option<&'static Loop> {
-        self.known().by_number.get(number as usize).copied()
+        self.known().by_number.get(&number).copied()
     }
 
     /// Every loop.
     pub fn all(&self) -> Vec<&'static Loop> {
-        self.known().by_number.clone()
+        self.known().by_number.values().copied().collect()
     }
 
     /// The loops whose ids are in a range.
@@ -161,6 +219,13 @@ impl Loops {
         let from = known.by_id.range((ids.start, 0)..).map(|(_, entry)| *entry);
         from.take_while(|entry| entry.id < ids.end).collect()
     }
+}
+
+/// The loop that a link of a chain leads to.
+#[expect(unsafe_code, reason = "a lock-free list")]
+fn follow(link: &AtomicPtr<Loop>) -> Option<&'static Loop> {
+    // SAFETY: links are published once, complete; what is retired is freed only when nobody can come from there any more.
+    unsafe { link.load(Acquire).cast_const().as_ref() }
 }
 
 #[cfg(test)]
@@ -174,15 +239,41 @@ mod tests {
         assert!(std::ptr::eq(first, loops.find_or_add(1, 100, 9)));
         let second = loops.find_or_add(1, 200, 5);
         assert_eq!((first.number, second.number), (0, 1));
-        first.gone.store(true, Relaxed);
-        assert!(loops.find(1, 100).is_none());
+        loops.retire(first);
+        assert!(loops.find(1, 100).is_none() && loops.get(0).is_none());
         assert!(loops.find(2, 100).is_none());
         assert!(std::ptr::eq(loops.get(1).expect("the second"), second));
+        assert_eq!(loops.find_or_add(1, 100, 5).number, 2);
         assert_eq!(loops.all().len(), 2);
         loops.find_or_add(5, 100, 5);
         let ids = |range| loops.within(range).iter().map(|entry| (entry.id, entry.site)).collect::<Vec<_>>();
-        assert_eq!(ids(1..5), [(1, 100), (1, 200)]);
+        assert_eq!(ids(1..5), [(1, 200), (1, 100)]);
         assert_eq!(ids(2..u64::MAX), [(5, 100)]);
+    }
+
+    #[test]
+    fn retired_loops_leave_their_chain() {
+        let loops = Loops::with_buckets(1);
+        let sites = [100, 200, 300, 400];
+        let entries = sites.map(|site| loops.find_or_add(9, site, 5));
+        let found = || sites.map(|site| loops.find(9, site).is_some());
+        // In the middle, the last, the first, the only one.
+        let orders = [[true, false, true, true], [false, false, true, true], [false, false, true, false], [false; 4]];
+        for (at, expected) in [1, 0, 3, 2].into_iter().zip(orders) {
+            loops.retire(entries[at]);
+            assert_eq!(found(), expected);
+        }
+        // Who is at a retired one gets on.
+        assert!(ptr::eq(follow(&entries[1].next).expect("the first"), entries[0]));
+    }
+
+    #[test]
+    fn a_recording_names_its_loop_until_it_ends() {
+        let entry = Loops::with_buckets(1).find_or_add(1, 2, 3);
+        let names = [entry.name(), entry.name()];
+        assert!(entry.is_named());
+        drop(names);
+        assert!(!entry.is_named());
     }
 
     #[test]

@@ -9,6 +9,9 @@
 //! to make a residual call when the first round began have made it when it ends, so the second one finds their records.
 //! After that none are made: exits of dropped units lead to the library, which makes their calls without a record.
 //!
+//! Loops that were retired go the same way: a thread that has found one is busy until it has named it in a recording, or has
+//! forgotten it again. What names a loop still keeps it for another batch.
+//!
 //! What was made before a fork is not used again in the parent: nobody knows when the child has made its copy of the code.
 //!
 //! # Invariants
@@ -23,7 +26,9 @@
 //! busy: unit 3 is gone, and its 2 KB of code are the next trace's.
 
 use crate::interpret;
+use crate::loops::{self, Loop};
 use crate::memory::CodeBlock;
+use crate::recorder::Origin;
 use crate::records::{self, Busy};
 use crate::runtime::Shared;
 use std::collections::HashSet;
@@ -41,6 +46,13 @@ pub struct Reclaim {
 struct Batch {
     units: HashSet<u32>,
     code: Vec<CodeBlock>,
+    loops: Vec<&'static Loop>,
+}
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.units.is_empty() && self.code.is_empty() && self.loops.is_empty()
+    }
 }
 
 /// A batch waits for these threads.
@@ -59,24 +71,30 @@ impl Reclaim {
     pub fn code(&mut self, blocks: impl IntoIterator<Item = CodeBlock>) {
         self.next.code.extend(blocks);
     }
+
+    /// This loop was retired, and its units were dropped.
+    pub fn retired(&mut self, retired: &'static Loop) {
+        self.next.loops.push(retired);
+    }
 }
 
 impl Shared {
     /// Gives back what nobody can be in any more. The calling thread, whose context is `own`, is in no trace.
     pub fn give_back(&mut self, own: u64) {
+        let mut named = Vec::new();
         loop {
             let (batch, round) = match self.reclaim.waiting.take() {
                 Some((batch, mut round)) => {
                     records::still_busy(&mut round.threads);
                     (batch, Some(round))
                 }
-                None if self.reclaim.next.units.is_empty() && self.reclaim.next.code.is_empty() => return,
+                None if self.reclaim.next.is_empty() => break,
                 None => (std::mem::take(&mut self.reclaim.next), None),
             };
             let round = match round {
                 Some(round) if !round.threads.is_empty() => Some(round),
                 Some(round) if round.is_last => {
-                    self.free(batch);
+                    named.extend(self.free(batch));
                     continue;
                 }
                 ended => {
@@ -86,16 +104,19 @@ impl Shared {
                 }
             };
             // Without a barrier nothing is ever known of other threads.
-            let Some(round) = round else { return };
+            let Some(round) = round else { break };
             let goes_on = round.threads.is_empty();
             self.reclaim.waiting = Some((batch, round));
             if !goes_on {
-                return;
+                break;
             }
         }
+        self.reclaim.next.loops.extend(named);
     }
 
-    fn free(&mut self, batch: Batch) {
+    /// Frees a batch; returns its loops that something names still.
+    #[expect(unsafe_code, reason = "the end of what was leaked")]
+    fn free(&mut self, batch: Batch) -> Vec<&'static Loop> {
         self.discard(batch.code);
         for number in batch.units {
             if let Some(unit) = self.units.remove(number) {
@@ -103,6 +124,20 @@ impl Shared {
                 interpret::forget(number);
             }
         }
+        if batch.loops.is_empty() {
+            return Vec::new();
+        }
+        let of = |origin: Origin| if let Origin::Anchor(own) = origin { Some(own.number) } else { None };
+        let untried = self.untried.iter().map(|compiled| &compiled.unit);
+        let origins: HashSet<u32> = self.units.all().chain(untried).filter_map(|unit| of(unit.origin)).collect();
+        let (named, unnamed): (Vec<_>, Vec<_>) =
+            batch.loops.into_iter().partition(|retired| retired.is_named() || origins.contains(&retired.number));
+        for retired in unnamed {
+            self.docket.strike(retired);
+            // SAFETY: it was retired; no thread can have it from where it was found, and nothing names it.
+            unsafe { loops::free(retired) };
+        }
+        named
     }
 
     /// Gives back code that nobody is in, and nothing leads to.

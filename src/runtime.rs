@@ -442,17 +442,22 @@ impl Runtime {
         self.lock().declared.add(start, end);
     }
 
-    /// Takes a declaration back: drops what depends on the range, and the heat of loops whose ids lie in it.
+    /// Takes a declaration back: drops what depends on the range, and the loops whose ids lie in it.
     pub fn forget(&'static self, start: u64, end: u64) {
         let mut shared = self.lock();
         if shared.declared.remove(start, end) {
             self.drop_units(&mut shared, |unit| unit.dependencies.iter().any(|range| range.0 < end && start < range.1));
         }
         for entry in self.loops.within(start..end) {
-            self.drop_loop(&mut shared, entry);
-            entry.failures.store(0, Relaxed);
-            entry.heat.store(i32::try_from(self.hot_loop()).unwrap_or(i32::MAX), Relaxed);
+            self.retire(&mut shared, entry);
         }
+    }
+
+    /// This loop is over for good: what comes with its identity is another one.
+    fn retire(&self, shared: &mut Shared, retired: &'static Loop) {
+        self.drop_loop(shared, retired);
+        self.loops.retire(retired);
+        shared.reclaim.retired(retired);
     }
 
     /// Never traces loop `id` any more.
@@ -495,7 +500,7 @@ impl Runtime {
         self.drop_units(&mut shared, |unit| unit.dependencies.iter().any(touches));
         let is_inside = |pc: u64| text.iter().any(|text| text.contains(&pc));
         for entry in self.loops.all().into_iter().filter(|entry| is_inside(entry.site)) {
-            entry.gone.store(true, Relaxed);
+            self.retire(&mut shared, entry);
         }
         // Others may know some of these as their successors.
         shared.slots.clear();
@@ -506,15 +511,19 @@ impl Runtime {
 
     /// Makes the next pass of loop `id` a hot one.
     pub fn heat_now(&'static self, id: u64) {
+        // Nothing is freed meanwhile.
+        let _shared = self.lock();
         for entry in self.loops.within(id..id.saturating_add(1)) {
             entry.heat.store(0, Relaxed);
         }
         self.counter(Runtime::bucket(id)).store(0, Relaxed);
     }
 
-    /// The loop with this identity, made if it is new.
-    pub fn find_or_add(&'static self, id: u64, site: u64) -> &'static Loop {
-        let shared = self.lock();
+    /// The loop with this identity, made if it is new. The calling thread, whose context is `own`, is in no trace.
+    pub fn find_or_add(&'static self, id: u64, site: u64, own: u64) -> &'static Loop {
+        let mut shared = self.lock();
+        // Where loops come and go and are never hot, nothing else would free them.
+        shared.give_back(own);
         let entry = self.loops.find_or_add(id, site, self.hot_loop());
         if shared.disabled.contains(&id) {
             entry.disabled.store(true, Release);

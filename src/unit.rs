@@ -50,6 +50,11 @@ impl Units {
         self.all.remove(&number)
     }
 
+    /// All units, dropped ones too.
+    pub fn all(&self) -> impl Iterator<Item = &Unit> {
+        self.all.values()
+    }
+
     /// The units in use with their numbers, side traces behind those that they begin in.
     pub fn in_use(&mut self) -> impl Iterator<Item = (u32, &mut Unit)> {
         self.all.iter_mut().map(|(number, unit)| (*number, unit)).filter(|(_, unit)| !unit.dropped)

@@ -36,6 +36,7 @@ const SAFE_CRATES: [&str; 4] = ["ir", "passes", "lift", "backend"];
 
 /// Files that may use `unsafe`, and what for.
 const UNSAFE: &[(&str, &str)] = &[
+    ("src/bin/redmagic/executed.rs", "controls other processes"),
     ("src/calls.rs", "activation records, and the guest's stack"),
     ("src/capi.rs", "the C interface: symbols, and pointers that the host passes"),
     ("src/entry.rs", "called by stubs with the thread's context and its activation records"),
@@ -48,6 +49,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/loops.rs", "a table that is read without a lock"),
     ("src/memory.rs", "mappings, signal masks, the guest's memory"),
     ("src/modules.rs", "the loader's list of modules"),
+    ("src/reclaim.rs", "frees what threads have shared"),
     ("src/recorder/log.rs", "reads what the guest accesses"),
     ("src/recorder/mod.rs", "executes the guest's instructions"),
     ("src/records.rs", "activation records are shared with machine code"),

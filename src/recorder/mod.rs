@@ -25,7 +25,7 @@ pub mod stop;
 use crate::check::keeps;
 use crate::context::Context;
 use crate::functions::Api;
-use crate::loops::Loop;
+use crate::loops::{Loop, Named};
 use crate::memory::{guest_load, guest_store};
 use crate::regions::Kind as Region;
 use crate::runtime::{Decision, Limits, Runtime};
@@ -106,6 +106,8 @@ pub struct Recorder {
     pub limit: usize,
     /// How often a declaration had been taken back when it began.
     pub taken_back: u64,
+    /// Keeps the loop that it is a recording of.
+    _named: Option<Named>,
     start_rsp: u64,
     /// Branchable frames that were begun since, less those that were ended.
     depth: i32,
@@ -139,6 +141,7 @@ impl Recorder {
             ending: None,
             limit: limits.instructions,
             taken_back: limits.taken_back,
+            _named: if let Origin::Anchor(own) = origin { Some(own.name()) } else { None },
             start_rsp: context.rsp(),
             depth: 0,
             frames: Vec::with_capacity(limits.depth),
