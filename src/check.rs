@@ -107,8 +107,8 @@ pub fn single_iteration(trace: &Trace) -> Option<Trace> {
             if !Graph::new(&once).is_reachable(source) {
                 continue;
             }
-            let targets = trace.segments[source].terminator.targets();
-            let args = &targets.into_iter().find(|target| target.segment == header)?.args;
+            let mut targets = trace.segments[source].terminator.targets();
+            let args = &targets.find(|target| target.segment == header)?.args;
             let exit = once.exits.push(closing_exit(trace, &invariant, params.as_ref()?, args));
             once.segments[source].terminator = Terminator::Leave(exit);
         }

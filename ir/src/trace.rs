@@ -279,23 +279,25 @@ impl Terminator {
     }
 
     /// The edges that carry arguments.
-    pub fn targets(&self) -> Vec<&Target> {
-        match self {
-            Terminator::Jump(target) => vec![target],
-            Terminator::Switch { cases, default, .. } => cases.iter().map(|case| &case.1).chain([default]).collect(),
-            Terminator::Call(_) | Terminator::Leave(_) => Vec::new(),
-        }
+    #[inline]
+    pub fn targets(&self) -> impl Iterator<Item = &Target> + Clone {
+        let (cases, last): (&[(u64, Target)], _) = match self {
+            Terminator::Jump(target) => (&[], Some(target)),
+            Terminator::Switch { cases, default, .. } => (cases, Some(default)),
+            Terminator::Call(_) | Terminator::Leave(_) => (&[], None),
+        };
+        cases.iter().map(|case| &case.1).chain(last)
     }
 
     /// The edges that carry arguments, mutably.
-    pub fn targets_mut(&mut self) -> Vec<&mut Target> {
-        match self {
-            Terminator::Jump(target) => vec![target],
-            Terminator::Switch { cases, default, .. } => {
-                cases.iter_mut().map(|case| &mut case.1).chain([default]).collect()
-            }
-            Terminator::Call(_) | Terminator::Leave(_) => Vec::new(),
-        }
+    #[inline]
+    pub fn targets_mut(&mut self) -> impl Iterator<Item = &mut Target> {
+        let (cases, last): (&mut [(u64, Target)], _) = match self {
+            Terminator::Jump(target) => (&mut [], Some(target)),
+            Terminator::Switch { cases, default, .. } => (cases, Some(default)),
+            Terminator::Call(_) | Terminator::Leave(_) => (&mut [], None),
+        };
+        cases.iter_mut().map(|case| &mut case.1).chain(last)
     }
 
     /// The exit whose state the terminator needs.
@@ -319,7 +321,7 @@ impl Terminator {
                 f(call.return_address);
             }
         }
-        self.targets().into_iter().flat_map(|target| &target.args).for_each(|value| f(*value));
+        self.targets().flat_map(|target| &target.args).for_each(|value| f(*value));
     }
 
     /// Replaces every value that the terminator itself uses by `f` of it.
@@ -333,7 +335,7 @@ impl Terminator {
                 call.return_address = f(call.return_address);
             }
         }
-        self.targets_mut().into_iter().flat_map(|target| &mut target.args).for_each(|value| *value = f(*value));
+        self.targets_mut().flat_map(|target| &mut target.args).for_each(|value| *value = f(*value));
     }
 }
 

@@ -105,7 +105,7 @@ impl Walk<'_> {
         if !self.scope.stats.may("promotion") {
             return None;
         }
-        let exit = self.scope.trace.resume_exit(value);
+        let exit = self.resume_exit(value);
         if at_entry {
             self.guard_entry(address.root, target);
         } else if let Some(exit) = exit
@@ -113,6 +113,7 @@ impl Walk<'_> {
         {
             self.guard_here(address, target, exit);
             self.scope.trace.set_resume_exit(value, None);
+            self.resumes[value] = Exit::NONE;
         } else {
             self.scope.stats.promotions_refused += 1;
             return None;

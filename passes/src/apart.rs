@@ -82,7 +82,12 @@ impl Pairs {
 
     /// Their numbers.
     pub(crate) fn iter(self) -> impl Iterator<Item = usize> {
-        (0..MAX_PAIRS).filter(move |at| self.0 >> at & 1 == 1)
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            let at = rest.trailing_zeros() as usize;
+            rest &= rest.wrapping_sub(1);
+            (at < MAX_PAIRS).then_some(at)
+        })
     }
 }
 

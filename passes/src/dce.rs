@@ -12,8 +12,8 @@
 
 use crate::Stats;
 use crate::params::retain_params;
+use crate::scope::has_property;
 use redmagic_ir::{Effect, ExitValue, Map, Opcode, Segment, Slot, Terminator, Trace, Value};
-use std::collections::BTreeMap;
 
 /// Runs the pass.
 pub(crate) fn run(trace: &mut Trace, stats: &mut Stats) {
@@ -22,20 +22,24 @@ pub(crate) fn run(trace: &mut Trace, stats: &mut Stats) {
     if !stats.may("dead code") {
         return;
     }
-    let live = Marker::mark(trace);
+    let marks = Marker::mark(trace);
     for segment in trace.segments.values_mut() {
         let before = segment.insts.len();
-        segment.insts.retain(|value| live[*value]);
+        segment.insts.retain(|value| marks[*value] & LIVE != 0);
         stats.dead += (before - segment.insts.len()) as u32;
     }
     let mut kept = Map::new();
+    let mut removed = 0;
     for segment in trace.segments.values() {
-        let used: Vec<bool> = segment.params.iter().map(|param| live[*param]).collect();
+        let used: Vec<bool> = segment.params.iter().map(|param| marks[*param] & LIVE != 0).collect();
         let unused = used.iter().filter(|used| !**used).count();
-        stats.params_removed += unused as u32;
+        removed += unused as u32;
         kept.push((unused > 0).then_some(used));
     }
-    retain_params(trace, &kept);
+    if removed > 0 {
+        stats.params_removed += removed;
+        retain_params(trace, &kept);
+    }
 }
 
 /// Removes slots from exits that are unchanged there.
@@ -71,69 +75,82 @@ fn drop_unchanged(trace: &mut Trace, stats: &mut Stats) {
     }
 }
 
+/// The value matters.
+const LIVE: u8 = 1;
+/// The sweep has come past its definition.
+const PAST: u8 = 2;
+
 struct Marker<'t> {
     trace: &'t Trace,
-    live: Map<Value, bool>,
+    marks: Map<Value, u8>,
+    /// Values that turned out to matter when the sweep was past them.
     work: Vec<Value>,
-    /// For each parameter its segment and place there.
-    params: BTreeMap<Value, (Segment, u32)>,
-    preds: Map<Segment, Vec<Segment>>,
+    /// Every parameter with its segment and place there, in order, and every edge backwards, in order.
+    params: Vec<(Value, Segment, u32)>,
+    edges: Vec<(Segment, Segment)>,
 }
 
 impl Marker<'_> {
-    /// Finds the values that matter.
-    fn mark(trace: &Trace) -> Map<Value, bool> {
+    /// Finds the values that matter: one sweep from the end to the start, which comes past most uses before definitions.
+    fn mark(trace: &Trace) -> Map<Value, u8> {
         let mut marker = Marker {
             trace,
-            live: Map::filled(trace.insts.len(), false),
+            marks: Map::filled(trace.insts.len(), 0),
             work: Vec::new(),
-            params: BTreeMap::new(),
-            preds: Map::filled(trace.segments.len(), Vec::new()),
+            params: Vec::new(),
+            edges: Vec::new(),
         };
         for (segment, data) in trace.segments.iter() {
-            for (at, param) in data.params.iter().enumerate() {
-                marker.params.insert(*param, (segment, at as u32));
-            }
-            for target in data.terminator.targets() {
-                if !marker.preds[target.segment].contains(&segment) {
-                    marker.preds[target.segment].push(segment);
-                }
-            }
+            marker.params.extend((0..).zip(&data.params).map(|(at, param)| (*param, segment, at)));
+            let targets = data.terminator.targets().filter(|target| !target.args.is_empty());
+            marker.edges.extend(targets.map(|target| (target.segment, segment)));
         }
-        marker.roots();
+        marker.params.sort_unstable();
+        marker.edges.sort_unstable();
+        marker.edges.dedup();
+        for data in trace.segments.values().rev() {
+            marker.terminator(&data.terminator);
+            for &value in data.insts.iter().rev() {
+                marker.come_past(value);
+            }
+            data.params.iter().for_each(|param| marker.come_past(*param));
+        }
         while let Some(value) = marker.work.pop() {
             marker.visit(value);
         }
-        marker.live
+        marker.marks
     }
 
     fn need(&mut self, value: Value) {
-        if !self.live[value] {
-            self.live[value] = true;
-            self.work.push(value);
+        let mark = &mut self.marks[value];
+        if *mark & LIVE == 0 {
+            *mark |= LIVE;
+            if *mark & PAST != 0 {
+                self.work.push(value);
+            }
         }
     }
 
-    fn roots(&mut self) {
-        let trace = self.trace;
-        for segment in trace.segments.values() {
-            for &value in &segment.insts {
-                match trace.insts[value].op.effect() {
-                    Effect::Pure | Effect::Partial | Effect::Read => {}
-                    Effect::Write | Effect::Guard | Effect::Barrier => self.need(value),
-                }
+    fn come_past(&mut self, value: Value) {
+        let removable = has_property!(self.trace.insts[value].op, _, Effect::Pure | Effect::Partial | Effect::Read);
+        let mark = &mut self.marks[value];
+        *mark |= if removable { PAST } else { PAST | LIVE };
+        if *mark & LIVE != 0 {
+            self.visit(value);
+        }
+    }
+
+    fn terminator(&mut self, terminator: &Terminator) {
+        match terminator {
+            Terminator::Jump(_) | Terminator::Leave(_) => {}
+            Terminator::Switch { value, .. } => self.need(*value),
+            Terminator::Call(call) => {
+                self.need(call.target);
+                self.need(call.return_address);
             }
-            match &segment.terminator {
-                Terminator::Jump(_) | Terminator::Leave(_) => {}
-                Terminator::Switch { value, .. } => self.need(*value),
-                Terminator::Call(call) => {
-                    self.need(call.target);
-                    self.need(call.return_address);
-                }
-            }
-            if let Some(exit) = segment.terminator.exit() {
-                trace.exits[exit].for_each_value(|value| self.need(value));
-            }
+        }
+        if let Some(exit) = terminator.exit() {
+            self.trace.exits[exit].for_each_value(|value| self.need(value));
         }
     }
 
@@ -143,13 +160,17 @@ impl Marker<'_> {
             trace.for_each_use(value, |used| self.need(used));
             return;
         }
-        let Some(&(segment, at)) = self.params.get(&value) else { return };
-        for pred in 0..self.preds[segment].len() {
-            let pred = self.preds[segment][pred];
-            for target in trace.segments[pred].terminator.targets() {
-                if target.segment == segment {
-                    self.need(target.args[at as usize]);
-                }
+        let Ok(at) = self.params.binary_search_by_key(&value, |param| param.0) else { return };
+        let (_, segment, at) = self.params[at];
+        let first = self.edges.partition_point(|edge| edge.0 < segment);
+        let edges = self.edges.len() - first;
+        for edge in 0..edges {
+            let (to, from) = self.edges[first + edge];
+            if to != segment {
+                break;
+            }
+            for target in trace.segments[from].terminator.targets().filter(|target| target.segment == segment) {
+                self.need(target.args[at as usize]);
             }
         }
     }

@@ -444,7 +444,7 @@ fn has_loops(trace: &Trace, order: &[Segment]) -> bool {
     let mut seen = Map::<Segment, bool>::filled(trace.segments.len(), false);
     order.iter().any(|segment| {
         seen[*segment] = true;
-        trace.segments[*segment].terminator.targets().iter().any(|target| seen[target.segment])
+        trace.segments[*segment].terminator.targets().any(|target| seen[target.segment])
     })
 }
 

@@ -67,6 +67,15 @@ pub(crate) struct Place {
     pub root: Option<RootId>,
 }
 
+/// A set of domains, one bit for each.
+type Domains = u8;
+
+impl Domain {
+    fn bit(self) -> Domains {
+        1 << self as u8
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Cell {
     offset: i64,
@@ -111,8 +120,12 @@ struct Cells {
     /// All cells lie between these.
     low: i64,
     high: i64,
+    /// The domains of the cells.
+    domains: Domains,
     /// What stores have relied on since there are cells, and for cells of which domains.
-    log: Vec<(Pairs, [bool; 4])>,
+    log: Vec<(Pairs, Domains)>,
+    /// The length of the log when the newest cell came, or more.
+    newest: u16,
 }
 
 impl Cells {
@@ -125,27 +138,37 @@ impl Cells {
         }
     }
 
-    fn retain(&mut self, keep: impl FnMut(&Cell) -> bool) {
-        self.cells.retain(keep);
+    fn retain(&mut self, mut keep: impl FnMut(&Cell) -> bool) {
+        let mut domains = 0;
+        self.cells.retain(|cell| {
+            let kept = keep(cell);
+            domains |= if kept { cell.domain.bit() } else { 0 };
+            kept
+        });
+        self.domains = domains;
         if self.cells.is_empty() {
             (self.low, self.high) = (i64::MAX, i64::MIN);
             self.log.clear();
+            self.newest = 0;
         }
     }
 
     /// Keeps of the cells in `killed` domains those that are apart from what is stored to.
-    fn spare(&mut self, killed: &[Domain], apart: &mut impl FnMut(RootId, i64, i64) -> Option<Pairs>) {
+    fn spare(&mut self, killed: Domains, apart: &mut impl FnMut(RootId, i64, i64) -> Option<Pairs>) {
         let Some(root) = self.root.filter(|_| !self.cells.is_empty()) else {
-            return self.retain(|cell| !killed.contains(&cell.domain));
+            return self.retain(|cell| cell.domain.bit() & killed == 0);
         };
-        if self.cells.iter().all(|cell| killed.contains(&cell.domain))
+        if self.domains & killed == 0 {
+            return;
+        }
+        if self.domains & !killed == 0
             && let Some(pairs) = apart(root, self.low, self.high)
         {
             return self.rely(pairs, killed);
         }
         let mut all = Pairs::default();
         self.retain(|cell| {
-            !killed.contains(&cell.domain)
+            cell.domain.bit() & killed == 0
                 || apart(root, cell.offset, cell.end()).is_some_and(|pairs| {
                     all.add(pairs);
                     true
@@ -155,28 +178,54 @@ impl Cells {
     }
 
     /// Notes what the cells in these domains rely on from now on.
-    fn rely(&mut self, pairs: Pairs, domains: &[Domain]) {
+    fn rely(&mut self, pairs: Pairs, domains: Domains) {
         if pairs.is_empty() || self.cells.is_empty() {
             return;
         }
-        let mut reliant = [false; 4];
-        domains.iter().for_each(|domain| reliant[*domain as usize] = true);
+        // What no cell is younger than is one entry.
+        if usize::from(self.newest) < self.log.len()
+            && let Some(last) = self.log.last_mut().filter(|last| last.1 == domains)
+        {
+            return last.0.add(pairs);
+        }
         if self.log.len() >= MAX_LOG {
             let mut all = Pairs::default();
             self.log.iter().for_each(|entry| all.add(entry.0));
             self.log.clear();
-            self.log.push((all, [true; 4]));
+            self.log.push((all, Domains::MAX));
             self.cells.iter_mut().for_each(|cell| cell.since = 0);
+            self.newest = 0;
         }
-        self.log.push((pairs, reliant));
+        self.log.push((pairs, domains));
     }
 
     /// What a cell in `domain` relies on that is there since the log had this length.
     fn relied(&self, since: u16, domain: Domain) -> Pairs {
         let mut all = Pairs::default();
         let log = self.log[usize::from(since)..].iter();
-        log.filter(|entry| entry.1[domain as usize]).for_each(|entry| all.add(entry.0));
+        log.filter(|entry| entry.1 & domain.bit() != 0).for_each(|entry| all.add(entry.0));
         all
+    }
+
+    /// Notes a cell.
+    fn add(&mut self, mut cell: Cell) {
+        cell.since = self.log.len() as u16;
+        self.newest = cell.since;
+        self.domains |= cell.domain.bit();
+        if cell.offset < self.high && self.low < cell.end() {
+            // What is known, but cannot be relied on, is known anew.
+            if let Some(old) = self.cells.iter_mut().find(|old| old.offset == cell.offset && old.ty == cell.ty) {
+                *old = cell;
+                self.domains = self.cells.iter().fold(0, |domains, cell| domains | cell.domain.bit());
+                return;
+            }
+        }
+        if self.cells.len() >= MAX_CELLS {
+            self.cells.remove(0);
+            self.domains = self.cells.iter().fold(cell.domain.bit(), |domains, cell| domains | cell.domain.bit());
+        }
+        (self.low, self.high) = (self.low.min(cell.offset), self.high.max(cell.end()));
+        self.cells.push(cell);
     }
 }
 
@@ -254,8 +303,8 @@ impl Memory {
             self.last = *self.places.entry(base).or_insert_with(|| {
                 let (low, high) = (i64::MAX, i64::MIN);
                 let epochs = self.epochs;
-                let log = Vec::new();
-                self.bases.push(Cells { base, epochs, cells: Vec::new(), root: None, low, high, log });
+                let (cells, log) = (Vec::new(), Vec::new());
+                self.bases.push(Cells { base, epochs, cells, root: None, low, high, domains: 0, log, newest: 0 });
                 self.bases.len() as u32 - 1
             }) as usize;
         }
@@ -293,24 +342,14 @@ impl Memory {
             let root = cells.base.of_frames().and_then(&mut distance);
             cells.retain(|cell| cell.is_frame_above(root, floor));
             cells.cells.iter_mut().for_each(|cell| cell.domain = Domain::Kept);
+            cells.domains = if cells.cells.is_empty() { 0 } else { Domain::Kept.bit() };
         }
     }
 
     /// Notes that `place` holds `value`, which was loaded.
     pub(crate) fn loaded(&mut self, place: &Place, ty: Type, value: Value) {
-        let cells = self.cells(place);
-        let since = cells.log.len() as u16;
-        let cell = Cell { offset: place.offset, ty, value, domain: place.domain, since };
-        // What is known, but cannot be relied on, is known anew.
-        if let Some(old) = cells.cells.iter_mut().find(|old| old.offset == place.offset && old.ty == ty) {
-            *old = cell;
-            return;
-        }
-        if cells.cells.len() >= MAX_CELLS {
-            cells.cells.remove(0);
-        }
-        (cells.low, cells.high) = (cells.low.min(cell.offset), cells.high.max(cell.end()));
-        cells.cells.push(cell);
+        let cell = Cell { offset: place.offset, ty, value, domain: place.domain, since: 0 };
+        self.cells(place).add(cell);
     }
 
     /// Notes that `place` now holds `value`: forgets what the store may have changed, but for cells at other roots of which
@@ -323,18 +362,22 @@ impl Memory {
         mut apart: impl FnMut(RootId, i64, i64) -> Option<Pairs>,
     ) {
         self.cells(place);
-        let killed: &[Domain] = match place.domain {
-            Domain::Frame | Domain::Kept => &[Domain::Frame, Domain::Unclear, Domain::Kept],
-            Domain::Unclear => &[Domain::Frame, Domain::Unclear, Domain::Other, Domain::Kept],
-            Domain::Other => &[Domain::Unclear, Domain::Other],
+        let killed = match place.domain {
+            Domain::Frame | Domain::Kept => Domain::Frame.bit() | Domain::Unclear.bit() | Domain::Kept.bit(),
+            Domain::Unclear => Domains::MAX,
+            Domain::Other => Domain::Unclear.bit() | Domain::Other.bit(),
         };
         let old = self.epochs;
-        killed.iter().for_each(|domain| self.epochs[*domain as usize] += 1);
+        for (at, epoch) in self.epochs.iter_mut().enumerate() {
+            *epoch += u32::from(killed >> at & 1);
+        }
         if place.root.is_some() {
             for &at in self.numbered.iter().filter(|at| **at as usize != self.last) {
                 let cells = &mut self.bases[at as usize];
-                cells.validate(old);
-                cells.spare(killed, &mut apart);
+                if !cells.cells.is_empty() {
+                    cells.validate(old);
+                    cells.spare(killed, &mut apart);
+                }
                 cells.epochs = self.epochs;
             }
         }
@@ -342,8 +385,10 @@ impl Memory {
         let cells = &mut self.bases[self.last];
         cells.epochs = self.epochs;
         let (start, end) = (place.offset, place.offset.wrapping_add(place.bytes));
-        cells.retain(|cell| cell.end() <= start || end <= cell.offset);
-        self.loaded(place, ty, value);
+        if start < cells.high && cells.low < end {
+            cells.retain(|cell| cell.end() <= start || end <= cell.offset);
+        }
+        cells.add(Cell { offset: place.offset, ty, value, domain: place.domain, since: 0 });
     }
 }
 
@@ -352,6 +397,9 @@ impl Cells {
     fn load(&self, place: &Place, ty: Type) -> Option<(Known, u16)> {
         let cells = &self.cells;
         let (start, end) = (place.offset, place.offset.wrapping_add(place.bytes));
+        if end <= self.low || self.high <= start {
+            return None;
+        }
         let exact = |offset: i64, ty: Type| cells.iter().find(|cell| cell.offset == offset && cell.ty == ty);
         if let Some(cell) = exact(start, ty) {
             return Some((Known::Same(cell.value), cell.since));

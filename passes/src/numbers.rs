@@ -52,43 +52,66 @@ impl Numbers {
     /// The value of `inst`.
     pub(crate) fn get(&self, inst: &Inst) -> Option<Value> {
         let key = inst.words();
-        self.find(&key, hash(&key)).map(|at| self.entries[at].value)
+        self.find(&key, hash(&key)).ok().map(|at| self.entries[at].value)
     }
 
-    /// The place of an entry.
-    fn find(&self, key: &[u64; 3], hash: u32) -> Option<usize> {
+    /// The place of an entry, or the slot where it would be linked.
+    fn find(&self, key: &[u64; 3], hash: u32) -> Result<usize, usize> {
         let mask = self.slots.len() - 1;
         let mut at = hash as usize & mask;
         loop {
             let slot = self.slots[at];
             if slot == EMPTY {
-                return None;
+                return Err(at);
             }
             let place = (slot as u32 - 1) as usize;
             if (slot >> 32) as u32 == hash && self.entries[place].key == *key {
-                return Some(place);
+                return Ok(place);
             }
             at = (at + 1) & mask;
         }
     }
 
-    /// Notes that `inst` is `value`.
-    pub(crate) fn insert(&mut self, inst: &Inst, value: Value) {
+    /// Notes that `inst` is `value`; what it was before.
+    pub(crate) fn insert(&mut self, inst: &Inst, value: Value) -> Option<Value> {
         let key = inst.words();
         let hash = hash(&key);
         match self.find(&key, hash) {
-            Some(place) => {
+            Ok(place) => {
                 let entry = &mut self.entries[place];
-                self.changes.push((place as u32, entry.value));
-                entry.value = value;
+                let old = std::mem::replace(&mut entry.value, value);
+                self.changes.push((place as u32, old));
+                Some(old)
             }
-            None => {
-                if (self.entries.len() + 1) * 4 > self.slots.len() * 3 {
-                    self.grow();
-                }
-                self.entries.push(Entry { key, hash, value });
-                self.link(self.entries.len() - 1);
+            Err(slot) => {
+                self.add(Entry { key, hash, value }, slot);
+                None
             }
+        }
+    }
+
+    /// The value of `inst`; if there is none, it is `value` from now on.
+    pub(crate) fn get_or_insert(&mut self, inst: &Inst, value: Value) -> Option<Value> {
+        let key = inst.words();
+        let hash = hash(&key);
+        match self.find(&key, hash) {
+            Ok(place) => Some(self.entries[place].value),
+            Err(slot) => {
+                self.add(Entry { key, hash, value }, slot);
+                None
+            }
+        }
+    }
+
+    /// Adds an entry, which `slot` is free for.
+    fn add(&mut self, entry: Entry, slot: usize) {
+        let hash = entry.hash;
+        self.entries.push(entry);
+        let place = self.entries.len();
+        if place * 4 > self.slots.len() * 3 {
+            self.grow();
+        } else {
+            self.slots[slot] = u64::from(hash) << 32 | place as u64;
         }
     }
 
@@ -148,15 +171,20 @@ mod tests {
     fn a_mark_is_returned_to() {
         let mut table = Numbers::with_capacity(4);
         // More than there is room for, before and behind the mark.
-        (0..200).for_each(|at| table.insert(&sum(at, at + 1), v(at)));
+        (0..200).for_each(|at| assert_eq!(table.insert(&sum(at, at + 1), v(at)), None));
         let mark = table.mark();
-        (100..1000).for_each(|at| table.insert(&sum(at, at + 1), v(at + 5000)));
-        table.insert(&sum(150, 151), v(7));
+        (100..1000).for_each(|at| {
+            table.insert(&sum(at, at + 1), v(at + 5000));
+        });
+        assert_eq!(table.insert(&sum(150, 151), v(7)), Some(v(5150)));
+        assert_eq!(table.get_or_insert(&sum(150, 151), v(8)), Some(v(7)));
+        assert_eq!(table.get_or_insert(&sum(2, 1), v(8)), None);
         assert_eq!(table.get(&sum(150, 151)), Some(v(7)));
         assert_eq!(table.get(&sum(999, 1000)), Some(v(5999)));
         table.restore(mark);
         (0..200).for_each(|at| assert_eq!(table.get(&sum(at, at + 1)), Some(v(at))));
         (200..1000).for_each(|at| assert_eq!(table.get(&sum(at, at + 1)), None));
+        assert_eq!(table.get(&sum(2, 1)), None);
     }
 
     #[test]

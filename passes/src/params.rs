@@ -35,7 +35,7 @@ pub(crate) fn run(trace: &mut Trace, stats: &mut Stats) {
     let mut guards = Vec::new();
     let mut changed = true;
     let mut removed = 0;
-    let compared = guarded_constants(trace);
+    let mut compared = None;
     while changed {
         changed = false;
         for &segment in &graph.order {
@@ -46,7 +46,11 @@ pub(crate) fn run(trace: &mut Trace, stats: &mut Stats) {
                 }
                 let (replacement, guard) = match arriving(trace, &graph, &renames, segment, at) {
                     Arriving::One(value) => (value, None),
-                    Arriving::EntryAnd(entry, constant) if compared.contains(&(param, trace.as_const(constant))) => {
+                    Arriving::EntryAnd(entry, constant)
+                        if compared
+                            .get_or_insert_with(|| guarded_constants(trace))
+                            .contains(&(param, trace.as_const(constant))) =>
+                    {
                         (constant, Some((entry, constant)))
                     }
                     Arriving::Nothing | Arriving::EntryAnd(..) | Arriving::Many => continue,

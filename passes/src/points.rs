@@ -24,7 +24,7 @@ use redmagic_ir::{Exit, Inst, Opcode, Segment, Type, Value};
 impl Walk<'_> {
     /// Notes that the place in front of load `value` is a point, if it is one.
     pub(crate) fn note_point(&mut self, value: Value, segment: Segment) {
-        if let Some(exit) = self.scope.trace.resume_exit(value) {
+        if let Some(exit) = self.resume_exit(value) {
             self.point = Some((Spot { segment, at: self.scope.out.len() }, exit));
         }
     }

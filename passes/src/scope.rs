@@ -108,13 +108,15 @@ impl<'t> Scope<'t> {
     /// Nothing is known yet.
     pub(crate) fn new(trace: &'t mut Trace, stats: &'t mut Stats) -> Scope<'t> {
         let count = trace.insts.len();
+        // What the walk will add has its places already.
+        let facts = Map::filled(count + count / 8 + 64, UNKNOWN);
         Scope {
             out: Vec::new(),
             pool: Vec::new(),
             rounding_is_fixed: false,
-            facts: Map::filled(count, UNKNOWN),
+            facts,
             numbers: Numbers::with_capacity(count / 4),
-            constants: Numbers::with_capacity(count / 16),
+            constants: Numbers::with_capacity(count / 8),
             truths: [Value::NONE; 2],
             learned: Vec::new(),
             trace,
@@ -191,6 +193,7 @@ impl<'t> Scope<'t> {
             return value;
         }
         let value = self.add(inst);
+        self.constants.insert(&inst, value);
         self.pool_constant(value);
         value
     }
@@ -206,7 +209,7 @@ impl<'t> Scope<'t> {
     /// Moves the constant `value` of the trace into the pool, or replaces it by an equal one there.
     pub(crate) fn intern(&mut self, value: Value) {
         let inst = self.trace.insts[value];
-        match self.constants.get(&inst) {
+        match self.constants.get_or_insert(&inst, value) {
             Some(known) if known != value => self.replace(value, known),
             Some(_) => {}
             None => self.pool_constant(value),
@@ -214,16 +217,17 @@ impl<'t> Scope<'t> {
     }
 
     fn pool_constant(&mut self, value: Value) {
-        let inst = self.trace.insts[value];
-        self.facts[value].possible = inst.as_const().unwrap_or(-1) as u64;
-        self.constants.insert(&inst, value);
+        self.facts[value].possible = self.as_const(value).unwrap_or(-1) as u64;
         self.pool.push(value);
     }
 
     /// Adds an instruction to the arena only.
     pub(crate) fn add(&mut self, inst: Inst) -> Value {
-        self.facts.push(UNKNOWN);
-        self.trace.add_inst(inst)
+        let value = self.trace.add_inst(inst);
+        if value.index() >= self.facts.len() {
+            self.facts.push(UNKNOWN);
+        }
+        value
     }
 
     /// The value of the pure instruction `inst`: a known one, or that of a new instruction placed here.
@@ -234,6 +238,7 @@ impl<'t> Scope<'t> {
                 Some(value) => self.resolve(value),
                 None => {
                     let value = self.add(inst);
+                    self.set_number(inst, value);
                     self.place(value, inst);
                     value
                 }
@@ -273,14 +278,19 @@ impl<'t> Scope<'t> {
     pub(crate) fn visit_pure(&mut self, value: Value, inst: Inst) {
         match self.simplify(inst) {
             Simplified::Value(other) => self.replace(value, other),
-            Simplified::Inst(inst) => match self.numbers.get(&inst) {
+            Simplified::Inst(inst) => match self.number(&inst, value) {
                 Some(other) if other != value && self.stats.may("common value") => {
                     self.stats.merged += 1;
                     let other = self.resolve(other);
                     self.replace(value, other);
                 }
                 // Refused, or already there.
-                Some(_) | None => {
+                Some(_) => {
+                    self.trace.insts[value] = inst;
+                    self.set_number(inst, value);
+                    self.place(value, inst);
+                }
+                None => {
                     self.trace.insts[value] = inst;
                     self.place(value, inst);
                 }
@@ -295,10 +305,9 @@ impl<'t> Scope<'t> {
         let other = match self.simplify(inst) {
             Simplified::Value(other) => Some(other),
             Simplified::Inst(inst) => {
-                let other = self.numbers.get(&inst);
+                let other = self.number(&inst, value);
                 if other.is_none() {
                     self.facts[value].possible = known::possible(self, &inst);
-                    self.set_number(inst, value);
                 }
                 other
             }
@@ -337,15 +346,23 @@ impl<'t> Scope<'t> {
 
     fn place(&mut self, value: Value, inst: Inst) {
         self.facts[value].possible = known::possible(self, &inst);
-        self.set_number(inst, value);
         self.out.push(value);
     }
 
+    /// Whether equal operations of this opcode are equal values.
+    fn is_repeatable(&self, op: Opcode) -> bool {
+        self.rounding_is_fixed || !depends_on_mxcsr(op)
+    }
+
+    /// A known value of `inst`; if there is none, it is `value` from here on.
+    fn number(&mut self, inst: &Inst, value: Value) -> Option<Value> {
+        if self.is_repeatable(inst.op) { self.numbers.get_or_insert(inst, value) } else { None }
+    }
+
     fn set_number(&mut self, inst: Inst, value: Value) {
-        if depends_on_mxcsr(inst.op) && !self.rounding_is_fixed {
-            return;
+        if self.is_repeatable(inst.op) {
+            self.numbers.insert(&inst, value);
         }
-        self.numbers.insert(&inst, value);
     }
 
     fn simplify(&mut self, mut inst: Inst) -> Simplified {
@@ -449,13 +466,13 @@ impl<'t> Scope<'t> {
             let mut inst = Inst::binary(op, Type::I1, a, b);
             normalise(self.trace, &mut inst);
             let constant = self.truth(truth);
-            if let Some(known) = self.numbers.get(&inst) {
+            // Comparisons of integers: they are always repeatable.
+            if let Some(known) = self.numbers.insert(&inst, constant) {
                 let known = self.resolve(known);
                 if self.as_const(known).is_none() {
                     self.set_fact(known, constant);
                 }
             }
-            self.set_number(inst, constant);
         }
     }
 
@@ -524,6 +541,8 @@ macro_rules! has_property {
         SET >> $op as u8 & 1 == 1
     }};
 }
+
+pub(crate) use has_property;
 
 /// Whether the result depends on the rounding mode, or the operation leaves traces in the status flags.
 pub(crate) fn depends_on_mxcsr(op: Opcode) -> bool {

@@ -17,8 +17,8 @@
 //! where v5 is the constant 16.
 
 use crate::Stats;
-use crate::scope::depends_on_mxcsr;
-use redmagic_ir::{Effect, ExitData, ExitValue, Format, Map, Recipe, Segment, Trace, Type, Value};
+use crate::scope::{depends_on_mxcsr, has_property};
+use redmagic_ir::{Effect, ExitData, ExitValue, Format, Inst, Map, Opcode, Recipe, Segment, Trace, Type, Value};
 
 /// How deep recipes are nested.
 const MAX_DEPTH: u8 = 4;
@@ -47,23 +47,17 @@ pub(crate) fn run_all(trace: &mut Trace, stats: &mut Stats) {
 }
 
 fn run(trace: &mut Trace, stats: &mut Stats, what: What) {
-    let fates = Chooser::new(trace, what).choose(stats);
-    let mut sunk = 0;
-    for segment in trace.segments.values_mut() {
-        let before = segment.insts.len();
-        segment.insts.retain(|value| !fates[*value].dead);
-        let alive = segment.insts.len();
-        segment.insts.retain(|value| fates[*value].depth == 0);
-        stats.dead += (before - alive) as u32;
-        sunk += (alive - segment.insts.len()) as u32;
-    }
-    if sunk == 0 {
-        return;
-    }
+    let Chooser { fates, dead, sunk, .. } = Chooser::new(trace, what).choose(stats);
+    stats.dead += dead;
     stats.sunk += sunk;
-    for exit in trace.exits.keys().collect::<Vec<_>>() {
-        let data = std::mem::replace(&mut trace.exits[exit], ExitData::new(0, 0));
-        trace.exits[exit] = Rewriter::rewrite(trace, &fates, data);
+    if dead + sunk > 0 {
+        for segment in trace.segments.values_mut() {
+            segment.insts.retain(|value| !fates[*value].dead && fates[*value].depth == 0);
+        }
+    }
+    if sunk > 0 {
+        let mut rewriter = Rewriter { insts: &trace.insts, fates: &fates, recipes: Vec::new(), made: Vec::new() };
+        trace.exits.values_mut().for_each(|data| rewriter.rewrite(data));
     }
 }
 
@@ -94,48 +88,61 @@ struct Chooser<'t> {
     fates: Fates,
     /// Where each segment begins.
     starts: Map<Segment, u32>,
-    /// Where each value is defined; parameters at the start of their segment.
+    /// Where each value is defined; parameters at the start of their segment. Only [`What::All`] needs it.
     places: Map<Value, u32>,
+    /// How many values nobody needs.
+    dead: u32,
+    /// How many are sunk.
+    sunk: u32,
 }
 
 impl<'t> Chooser<'t> {
     /// Counts the uses.
     fn new(trace: &'t Trace, what: What) -> Chooser<'t> {
+        let all = what == What::All;
         let mut chooser = Chooser {
             trace,
             what,
             fates: Fates::filled(trace.insts.len(), Fate::default()),
             starts: Map::filled(trace.segments.len(), 0),
-            places: Map::filled(trace.insts.len(), 0),
+            places: Map::filled(if all { trace.insts.len() } else { 0 }, 0),
+            dead: 0,
+            sunk: 0,
         };
         let mut place = 0;
         for (segment, data) in trace.segments.iter() {
             chooser.starts[segment] = place;
-            data.params.iter().for_each(|param| chooser.places[*param] = place);
+            if all {
+                data.params.iter().for_each(|param| chooser.places[*param] = place);
+            }
             for &value in &data.insts {
                 place += 1;
-                chooser.places[value] = place;
+                if all {
+                    chooser.places[value] = place;
+                }
                 let inst = &trace.insts[value];
                 inst.operands().for_each(|operand| chooser.use_at(operand, place));
-                if let Some(native) = inst.native_op() {
-                    trace.natives[native].inputs.iter().for_each(|input| chooser.use_at(input.1, place));
-                }
                 if let Some(exit) = inst.exit() {
                     chooser.note_exit(&trace.exits[exit], place);
+                } else if let Some(native) = inst.native_op() {
+                    trace.natives[native].inputs.iter().for_each(|input| chooser.use_at(input.1, place));
                 }
             }
             place += 1;
             data.terminator.for_each_value(|value| chooser.use_at(value, place));
             if let Some(exit) = data.terminator.exit() {
                 let data_of_exit = &trace.exits[exit];
-                if what == What::All {
+                if all {
                     data_of_exit.for_each_value(|value| chooser.use_at(value, place));
                 }
                 chooser.note_exit(data_of_exit, place);
             }
             place += 1;
         }
-        trace.resume_exits().for_each(|(value, exit)| chooser.note_exit(&trace.exits[exit], chooser.places[value]));
+        for (value, exit) in trace.resume_exits() {
+            let place = chooser.places.get(value).copied().unwrap_or(0);
+            chooser.note_exit(&trace.exits[exit], place);
+        }
         chooser
     }
 
@@ -165,39 +172,40 @@ impl<'t> Chooser<'t> {
     }
 
     /// The decisions, from the last value to the first.
-    fn choose(mut self, stats: &mut Stats) -> Fates {
+    fn choose(mut self, stats: &mut Stats) -> Chooser<'t> {
         let trace = self.trace;
+        let name = if self.what == What::Flags { "flags in exits" } else { "operation in exits" };
         for (segment, data) in trace.segments.iter().rev() {
             for &value in data.insts.iter().rev() {
-                let inst = &trace.insts[value];
                 let fate = self.fates[value];
-                if fate.uses > 0 {
+                let inst = &trace.insts[value];
+                if fate.uses > 0 || !is_removable(inst.op) {
                     continue;
                 }
                 stats.rewrites.look_at(value);
-                let removable = matches!(inst.op.effect(), Effect::Pure | Effect::Partial | Effect::Read);
-                if !fate.in_exit && fate.needed == 0 && removable && stats.may("dead code") {
+                if !fate.in_exit && fate.needed == 0 && stats.may("dead code") {
                     self.fates[value].dead = true;
+                    self.dead += 1;
                     inst.operands().for_each(|operand| self.fates[operand].uses -= 1);
                     continue;
                 }
                 let wanted = match self.what {
-                    What::Flags => self.is_flags(value),
-                    What::All => self.is_cheap(value) && self.pays(segment, value),
+                    What::Flags => is_plain(inst.op) && (inst.op.is_flags() || inst.ty == Type::I1),
+                    What::All => self.is_cheap(inst) && self.pays(segment, value),
                 };
-                let name = if self.what == What::Flags { "flags in exits" } else { "operation in exits" };
                 if wanted && fate.needed < MAX_DEPTH && stats.may(name) {
                     self.sink(value);
                 }
             }
         }
-        self.fates
+        self
     }
 
     fn sink(&mut self, value: Value) {
         let fate = self.fates[value];
         let depth = fate.needed + 1;
         self.fates[value].depth = depth;
+        self.sunk += 1;
         for operand in self.trace.insts[value].operands() {
             let operand = &mut self.fates[operand];
             operand.uses -= 1;
@@ -207,18 +215,11 @@ impl<'t> Chooser<'t> {
         }
     }
 
-    /// Whether it is packed flags, or a truth value such as they use.
-    fn is_flags(&self, value: Value) -> bool {
-        let inst = &self.trace.insts[value];
-        is_plain(inst.op.format()) && (inst.op.is_flags() || inst.ty == Type::I1)
-    }
-
     /// Whether a recipe can compute it as well as the path.
-    fn is_cheap(&self, value: Value) -> bool {
-        let inst = &self.trace.insts[value];
+    fn is_cheap(&self, inst: &Inst) -> bool {
         let narrow = |ty: Type| ty.bits() <= 64;
-        is_plain(inst.op.format())
-            && inst.op.effect() == Effect::Pure
+        is_plain(inst.op)
+            && is_pure(inst.op)
             && !depends_on_mxcsr(inst.op)
             && narrow(inst.ty)
             && inst.operands().all(|operand| narrow(self.trace.ty(operand)))
@@ -238,46 +239,56 @@ impl<'t> Chooser<'t> {
     }
 }
 
-/// Whether a recipe can have the format.
-fn is_plain(format: Format) -> bool {
-    matches!(format, Format::Unary(_) | Format::Binary(_) | Format::Ternary(_))
+/// Whether a recipe can have the opcode's format.
+fn is_plain(op: Opcode) -> bool {
+    has_property!(op, Format::Unary(_) | Format::Binary(_) | Format::Ternary(_), _)
 }
 
-/// Gives one exit the recipes of the sunk values that it uses.
+/// Whether nothing but its result comes of it.
+fn is_pure(op: Opcode) -> bool {
+    has_property!(op, _, Effect::Pure)
+}
+
+/// Whether it can go if nobody needs its result.
+fn is_removable(op: Opcode) -> bool {
+    has_property!(op, _, Effect::Pure | Effect::Partial | Effect::Read)
+}
+
+/// Gives exits the recipes of the sunk values that they use.
 struct Rewriter<'t> {
-    trace: &'t Trace,
+    insts: &'t Map<Value, Inst>,
     fates: &'t Fates,
+    /// The recipes of the exit that is rewritten.
     recipes: Vec<Recipe>,
-    /// Where the recipe of each sunk value is.
+    /// Where there the recipe of each sunk value is.
     made: Vec<(Value, u32)>,
 }
 
 impl Rewriter<'_> {
-    fn rewrite(trace: &Trace, fates: &Fates, mut data: ExitData) -> ExitData {
-        let mut affected = false;
-        data.for_each_value(|value| affected |= fates[value].depth > 0);
+    fn rewrite(&mut self, data: &mut ExitData) {
+        let is_sunk = |value: &ExitValue| matches!(value, ExitValue::Value(value) if self.fates[*value].depth > 0);
+        let affected = data.slots.iter().any(|(_, value)| is_sunk(value))
+            || data.recipes.iter().any(|recipe| recipe.args.iter().any(is_sunk))
+            || data.stores.iter().any(|store| is_sunk(&store.value));
         if !affected {
-            return data;
+            return;
         }
-        let old = std::mem::take(&mut data.recipes);
-        let mut rewriter = Rewriter { trace, fates, recipes: Vec::new(), made: Vec::new() };
+        self.recipes.clear();
+        self.made.clear();
         // Old recipes keep their order, but those of sunk values come before their users.
         let mut places = Vec::new();
-        for mut recipe in old {
-            for arg in &mut recipe.args {
-                *arg = rewriter.update(*arg, &places);
-            }
-            places.push(rewriter.recipes.len() as u32);
-            rewriter.recipes.push(recipe);
+        for recipe in &data.recipes {
+            let args = recipe.args.map(|arg| self.update(arg, &places));
+            places.push(self.recipes.len() as u32);
+            self.recipes.push(Recipe { args, ..*recipe });
         }
         for (_, value) in &mut data.slots {
-            *value = rewriter.update(*value, &places);
+            *value = self.update(*value, &places);
         }
         for store in &mut data.stores {
-            store.value = rewriter.update(store.value, &places);
+            store.value = self.update(store.value, &places);
         }
-        data.recipes = rewriter.recipes;
-        data
+        data.recipes.clone_from(&self.recipes);
     }
 
     fn update(&mut self, value: ExitValue, places: &[u32]) -> ExitValue {
@@ -293,13 +304,14 @@ impl Rewriter<'_> {
         if let Some(known) = self.made.iter().find(|made| made.0 == value) {
             return known.1;
         }
-        let inst = self.trace.insts[value];
+        let inst = self.insts[value];
         let mut args = [ExitValue::Undefined; 3];
         let mut arg_types = [Type::Void; 3];
         for (at, operand) in inst.operands().enumerate() {
-            args[at] = match self.trace.as_const(operand) {
+            let used = &self.insts[operand];
+            args[at] = match used.as_const() {
                 Some(imm) => {
-                    arg_types[at] = self.trace.ty(operand);
+                    arg_types[at] = used.ty;
                     ExitValue::Const(imm)
                 }
                 None => self.update(ExitValue::Value(operand), &[]),

@@ -56,6 +56,8 @@ pub(crate) struct Walk<'t> {
     saved: Map<Segment, Option<Memory>>,
     /// How many places use each exit.
     pub(crate) exit_uses: Map<Exit, u32>,
+    /// For each load its resume exit or none.
+    pub(crate) resumes: Map<Value, Exit>,
     /// Slot reads of the entry segment.
     entry_slots: Map<Value, bool>,
     /// Addresses that are compared for equality, as the target of a dispatch is.
@@ -79,6 +81,8 @@ pub(crate) fn run(trace: &mut Trace, stats: &mut Stats, forward: bool) {
     graph::remove_unreachable(trace);
     let graph = Graph::new(trace);
     let entry = trace.entry();
+    let mut resumes = Map::filled(trace.insts.len(), Exit::NONE);
+    trace.resume_exits().for_each(|(load, exit)| resumes[load] = exit);
     let has_points = trace.resume_exits().next().is_some();
     let mut walk = Walk {
         regions: Regions::new(trace),
@@ -95,6 +99,7 @@ pub(crate) fn run(trace: &mut Trace, stats: &mut Stats, forward: bool) {
         unseen: Vec::new(),
         saved: Map::filled(trace.segments.len(), None),
         exit_uses: count_exit_uses(trace),
+        resumes,
         entry_slots: Map::filled(trace.insts.len(), false),
         compared: Map::filled(trace.insts.len(), false),
         demanded: Map::filled(trace.insts.len(), false),
@@ -172,6 +177,11 @@ impl Walk<'_> {
         let slot = self.scope.trace.insts[value].slot();
         self.entry_slots.get(value) == Some(&true)
             && slot.is_some_and(|slot| slot != Slot::RSP && slot != Slot::FS && slot != Slot::GS)
+    }
+
+    /// The state before the guest instruction that load `value` belongs to, if a guard can leave there.
+    pub(crate) fn resume_exit(&self, value: Value) -> Option<Exit> {
+        self.resumes.get(value).copied().filter(|exit| exit.is_some())
     }
 
     /// Whether an address depends on the thread: on its stack pointer or its segment bases.
@@ -342,7 +352,7 @@ impl Walk<'_> {
         if self.fold_load(value, &address) {
             return;
         }
-        if let Some(exit) = self.scope.trace.resume_exit(value) {
+        if let Some(exit) = self.resume_exit(value) {
             self.update_exit(exit);
         }
         if let Some(promoted) = self.promote(value, &address) {

@@ -87,8 +87,19 @@ pub fn loop_weight(trace: &Trace) -> Option<Weight> {
     let graph = Graph::new(trace);
     let size =
         |segments: &Vec<Segment>| segments.iter().map(|segment| trace.segments[*segment].insts.len()).sum::<usize>();
-    let body = loops(trace, &graph).into_iter().min_by_key(size)?;
+    let mut body = loops(trace, &graph).into_iter().min_by_key(size)?;
+    let detours = detours(trace, &body);
+    body.retain(|segment| !detours.contains(segment));
     Some(weigh(trace, &body))
+}
+
+/// Segments that are executed only where a check has found memory not to be where it usually is.
+fn detours(trace: &Trace, body: &[Segment]) -> Vec<Segment> {
+    let usual = |segment: &Segment| match &trace.segments[*segment].terminator {
+        Terminator::Switch { value, default, .. } if is_alias_check(trace, *value) => Some(default.segment),
+        _ => None,
+    };
+    body.iter().filter_map(usual).collect()
 }
 
 /// The weight of once through `trace`: of its innermost loop, or of all of it if it has none.
@@ -168,6 +179,7 @@ fn uses(trace: &Trace, body: &[Segment]) -> Map<Value, Uses> {
     let mut uses = Map::filled(trace.insts.len(), Uses::default());
     for segment in body {
         match &trace.segments[*segment].terminator {
+            Terminator::Switch { value, .. } if is_alias_check(trace, *value) => uses[*value].checks += 1,
             Terminator::Switch { value, .. } => uses[*value].tests += 1,
             Terminator::Call(call) => {
                 uses[call.target].others += 1;
@@ -177,7 +189,7 @@ fn uses(trace: &Trace, body: &[Segment]) -> Map<Value, Uses> {
             Terminator::Jump(_) | Terminator::Leave(_) => {}
         }
         let targets = trace.segments[*segment].terminator.targets();
-        let inside = targets.into_iter().filter(|target| body.contains(&target.segment));
+        let inside = targets.filter(|target| body.contains(&target.segment));
         // A register that only exits need waits for them in a parameter: that is no work of the loop.
         inside.flat_map(|target| &target.args).for_each(|value| uses[*value].others += 1);
     }
@@ -273,9 +285,15 @@ fn is_countdown(trace: &Trace, test: Value) -> bool {
 /// Whether `test` is that a difference of addresses is not in some range.
 fn is_alias_check(trace: &Trace, test: Value) -> bool {
     let inst = &trace.insts[test];
-    let Some(limit) = matches!(inst.op, Opcode::Ule).then(|| trace.as_const(inst.args[1])).flatten() else {
+    if inst.op != Opcode::Ule {
         return false;
+    }
+    // The range may be as wide as a gap, less what is accessed there.
+    let limit = match trace.insts[inst.args[1]] {
+        limit if limit.op == Opcode::Add && trace.insts[limit.args[0]].op == Opcode::Sub => limit.args[1],
+        _ => inst.args[1],
     };
+    let Some(limit) = trace.as_const(limit) else { return false };
     let mut difference = &trace.insts[inst.args[0]];
     if difference.op == Opcode::Add {
         difference = &trace.insts[difference.args[0]];

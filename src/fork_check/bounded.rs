@@ -44,8 +44,8 @@ pub fn bounded(trace: &Trace) -> Option<Bounded> {
                 shorten(&mut bounded, &graph, source, header)?;
                 continue;
             };
-            let targets = trace.segments[source].terminator.targets();
-            let args = &targets.into_iter().find(|target| target.segment == header)?.args;
+            let mut targets = trace.segments[source].terminator.targets();
+            let args = &targets.find(|target| target.segment == header)?.args;
             let mut data = closing_exit(trace, &invariant, &params, args);
             // Whatever else was changed is dead.
             let unlisted: Vec<Slot> =
@@ -75,8 +75,7 @@ fn end(trace: &mut Trace, source: Segment, header: Segment, terminator: Terminat
     if let Terminator::Switch { .. } = trace.segments[source].terminator {
         let last = trace.add_segment();
         trace.segments[last].terminator = terminator;
-        let back =
-            trace.segments[source].terminator.targets_mut().into_iter().filter(|target| target.segment == header);
+        let back = trace.segments[source].terminator.targets_mut().filter(|target| target.segment == header);
         back.for_each(|target| *target = Target { segment: last, args: Vec::new() });
     } else {
         trace.segments[source].terminator = terminator;
@@ -96,7 +95,7 @@ fn shorten(trace: &mut Trace, graph: &Graph, source: Segment, header: Segment) -
         let outside: Vec<Segment> = trace.segments.keys().filter(|segment| !back.contains(segment)).collect();
         for segment in outside {
             let targets = trace.segments[segment].terminator.targets_mut();
-            targets.into_iter().filter(|target| target.segment == header).for_each(|target| target.args[at] = count);
+            targets.filter(|target| target.segment == header).for_each(|target| target.args[at] = count);
         }
         return Some(());
     }

@@ -59,9 +59,11 @@ struct Gate {
     either: u64,
 }
 
+/// The gate that everything passes.
+const ANY: u64 = u64::MAX;
+
 /// A rule for results of at most 64 bits.
 const fn rule(name: &'static str, identity: &'static str, ops: &'static [Opcode], apply: Apply) -> Rule {
-    const ANY: u64 = u64::MAX;
     Rule { name, identity, ops, wide: false, gate: Gate { first: ANY, second: ANY, either: ANY }, apply }
 }
 
@@ -110,44 +112,79 @@ pub fn all_rules() -> &'static [Rule] {
         .get_or_init(|| [arith::RULES, logic::RULES, shift::RULES, width::RULES, compare::RULES, flags::RULES].concat())
 }
 
-/// A rule in the list of one opcode.
+/// The rules of one opcode, at most 64. Sets of them have a bit for each place in the list.
 struct Listed {
-    gate: Gate,
-    /// Its place in the table.
-    at: u16,
-    wide: bool,
+    /// Their places in the table.
+    rules: Vec<u16>,
+    /// Those that hold for results of any width.
+    wide: u64,
+    /// For the bit of an opcode those whose gates it passes: as first operand, as second operand, as either. The last entry
+    /// is for an operand that is missing, which is left to the rule.
+    passing: Vec<[u64; 3]>,
+}
+
+/// The place of an operand that is missing.
+const MISSING: usize = 64;
+
+impl Listed {
+    fn new(rules: Vec<u16>) -> Listed {
+        let mut wide = 0;
+        let mut ungated = [0; 3];
+        let mut gated = Vec::new();
+        for (at, rule) in rules.iter().map(|rule| &all_rules()[usize::from(*rule)]).enumerate() {
+            wide |= u64::from(rule.wide) << at;
+            for (operand, gate) in [rule.gate.first, rule.gate.second, rule.gate.either].into_iter().enumerate() {
+                if gate == ANY {
+                    ungated[operand] |= 1 << at;
+                } else {
+                    gated.push((operand, 1 << at, gate));
+                }
+            }
+        }
+        let mut passing = vec![ungated; if rules.is_empty() { 0 } else { MISSING }];
+        passing.push([u64::MAX; 3]);
+        for (operand, rule, mut gate) in gated {
+            while gate != 0 {
+                passing[gate.trailing_zeros() as usize][operand] |= rule;
+                gate &= gate - 1;
+            }
+        }
+        Listed { rules, wide, passing }
+    }
 }
 
 /// For each opcode its rules.
-fn by_opcode() -> &'static [Vec<Listed>] {
-    static INDEX: OnceLock<Vec<Vec<Listed>>> = OnceLock::new();
+fn by_opcode() -> &'static [Listed] {
+    static INDEX: OnceLock<Vec<Listed>> = OnceLock::new();
     INDEX.get_or_init(|| {
-        let mut index: Vec<Vec<Listed>> = Opcode::ALL.iter().map(|_| Vec::new()).collect();
-        for (at, rule) in all_rules().iter().enumerate() {
-            for op in rule.ops {
-                index[*op as usize].push(Listed { gate: rule.gate, at: at as u16, wide: rule.wide });
-            }
+        let mut index = vec![Vec::new(); Opcode::ALL.len()];
+        for (rule, at) in all_rules().iter().zip(0..) {
+            rule.ops.iter().for_each(|op| index[*op as usize].push(at));
         }
-        index
+        index.into_iter().map(Listed::new).collect()
     })
 }
 
 /// Applies the first rule that fits `inst`.
 pub(crate) fn apply(scope: &mut Scope, inst: &Inst) -> Option<Out> {
     let list = &by_opcode()[inst.op as usize];
-    if list.is_empty() {
+    if list.rules.is_empty() {
         return None;
     }
-    // An operand that is missing is left to the rule.
-    let defined_by = |operand: Value| scope.trace.insts.get(operand).map_or(u64::MAX, |inst| bit(inst.op));
-    let (first, second) = (defined_by(inst.args[0]), defined_by(inst.args[1]));
-    let narrow = inst.ty.bits() <= 64;
-    for Listed { gate, at, wide } in list {
-        let fits = gate.first & first != 0 && gate.second & second != 0 && gate.either & (first | second) != 0;
-        if fits
-            && (*wide || narrow)
-            && let rule = &all_rules()[usize::from(*at)]
-            && let Some(out) = (rule.apply)(scope, inst)
+    let passing = |operand: Value| {
+        list.passing[scope.trace.insts.get(operand).map_or(MISSING, |inst| inst.op as usize % MISSING)]
+    };
+    let (first, second) = (passing(inst.args[0]), passing(inst.args[1]));
+    let mut fitting = first[0] & second[1] & (first[2] | second[2]);
+    if inst.ty.bits() > 64 {
+        fitting &= list.wide;
+    }
+    while fitting != 0
+        && let Some(at) = list.rules.get(fitting.trailing_zeros() as usize)
+    {
+        fitting &= fitting - 1;
+        let rule = &all_rules()[usize::from(*at)];
+        if let Some(out) = (rule.apply)(scope, inst)
             && scope.stats.may(rule.name)
         {
             scope.stats.count_rule(usize::from(*at));
@@ -197,5 +234,15 @@ fn resize(value: Value, from: Type, ty: Type) -> Out {
         Out::Inst(Inst::unary(Opcode::Zext, ty, value))
     } else {
         Out::Inst(Inst::unary(Opcode::Trunc, ty, value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_have_a_bit_for_every_rule() {
+        assert!(by_opcode().iter().all(|list| list.rules.len() <= 64));
     }
 }
