@@ -134,7 +134,7 @@ pub fn is_executable_alone(inst: &Instruction) -> bool {
         let register = inst.op_register(operand);
         register.is_segment_register() || register.is_mm() || register.is_k() || register.is_zmm()
     });
-    let known = matches!(treatment(inst), Treatment::Lifted | Treatment::Native);
+    let known = !matches!(treatment(inst), Treatment::X87 | Treatment::Refused(_));
     let plain = match inst.encoding() {
         EncodingKind::Legacy => true,
         EncodingKind::VEX => has_features(inst.cpuid_features()),

@@ -49,7 +49,7 @@ pub fn page() -> String {
                 Treatment::Refused(reason) => {
                     refused.entry(reason.to_string()).or_default().insert(name.clone());
                 }
-                Treatment::X87 | Treatment::Native => {
+                Treatment::X87 | Treatment::Native | Treatment::Atomic | Treatment::Repeated => {
                     verbatim.entry(group(code)).or_default().insert(name.clone());
                     lifted.entry(name.clone()).or_default().forms += 1;
                 }
@@ -101,9 +101,12 @@ lifted ones, or *refused*: then a recording ends before it, and the guest execut
 instruction has been compared with the hardware, in all flags that are not undefined.
 
 - With a `lock` prefix, and as `xchg` with memory, an instruction is executed verbatim, with exactly the registers and flags
-  that it reads and writes: it is atomic, and a barrier, which no sequence of operations of the IR would be.
-- `rep movs`, `rep stos`, `rep cmps` and `rep scas` are lifted if their count is a small constant in the trace, else executed
-  verbatim.
+  that it reads and writes: it is atomic, and a barrier, which no sequence of operations of the IR would be. Such a native
+  operation is how the IR says it: its results have types, its flags can be tested by conditions and are forgotten when nobody
+  reads them, and no load or store of the trace moves across it.
+- `rep movs` and `rep stos` are lifted if their count is a constant in the trace of at most 128, `rep cmps` and `rep scas` if it is
+  at most 16, else executed verbatim: the processor's own loop is exact for every count, and says how far it has come where it
+  faults. `rep lods` is executed verbatim.
 - VEX-encoded vector instructions on ymm registers are lifted as two halves. In a recording that also names zmm or mask
   registers, which are no slots, they are executed verbatim.
 - Gathers and masked moves access memory lane by lane, and not where the mask has a 0; dot products (`dpps`, `dppd`), reciprocals

@@ -210,6 +210,46 @@ fn wrong_traces_are_noticed() {
 }
 
 /// Comparisons that end after any number of rounds, in memory of two different bytes.
+/// `rep movs` and `rep stos` up to the greatest count that is lifted, and beyond; with areas that overlap.
+#[test]
+fn repeated_moves_agree_with_the_hardware() {
+    use iced_x86::{Code, Instruction, Register, RepPrefixKind};
+    let mut bench = Bench::new();
+    let (none, places) = (RepPrefixKind::None, bench.places);
+    for count in [0, 1, 2, 3, 16, 17, 127, 128, 129] {
+        for kind in 0..8 {
+            let mut string = match kind {
+                0 => Instruction::with_movsb(64, Register::None, none),
+                1 => Instruction::with_movsw(64, Register::None, none),
+                2 => Instruction::with_movsd(64, Register::None, none),
+                3 => Instruction::with_movsq(64, Register::None, none),
+                4 => Instruction::with_stosb(64, none),
+                5 => Instruction::with_stosw(64, none),
+                6 => Instruction::with_stosd(64, none),
+                _ => Instruction::with_stosq(64, none),
+            }
+            .unwrap();
+            string.set_has_rep_prefix(true);
+            let insts = [Instruction::with2(Code::Mov_r32_imm32, Register::ECX, count).unwrap(), string];
+            let mut rng = Rng::new((count * 8 + kind) as u64);
+            let mut starts = bench.block_starts(20, &mut rng);
+            for start in &mut starts {
+                let near = places.arena + 512 + rng.below(256) as u64;
+                start.state.gpr[6] = near;
+                let distance = if rng.one_in(2) { 32 } else { 1200 };
+                start.state.gpr[7] = near - 16 + rng.below(distance) as u64;
+            }
+            let passes = Pipeline::default();
+            for passes in [None, Some(&passes)] {
+                bench.compare(&insts, passes, None, &starts).unwrap_or_else(|failure| panic!("{failure}"));
+            }
+        }
+    }
+    // Only those with 129 rounds are executed verbatim.
+    assert_eq!(bench.tally.natives, 16);
+    assert!(bench.tally.compared > 2_000, "{}", bench.tally);
+}
+
 #[test]
 fn repeated_comparisons_agree_with_the_hardware() {
     use iced_x86::{Code, Instruction, Register, RepPrefixKind};

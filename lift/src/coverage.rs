@@ -9,7 +9,7 @@
 
 use crate::cover::{self, Handler};
 use crate::refuse::Refusal;
-use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic};
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 use std::collections::HashMap;
 use std::fmt;
 
@@ -89,6 +89,10 @@ pub enum Treatment {
     Lifted,
     /// A native operation of the x87 unit.
     X87,
+    /// A native operation because it changes memory atomically, and is a barrier.
+    Atomic,
+    /// A native operation unless the count is a small constant.
+    Repeated,
     /// Another native operation.
     Native,
     /// A recording ends before it.
@@ -100,9 +104,9 @@ pub fn treatment(inst: &Instruction) -> Treatment {
     match cover::handler(inst) {
         Handler::Refused(reason) => Treatment::Refused(reason),
         Handler::Native if is_x87(inst) => Treatment::X87,
-        Handler::Native | Handler::Locked | Handler::Repeated { .. } | Handler::RepeatedComparison { .. } => {
-            Treatment::Native
-        }
+        Handler::Native => Treatment::Native,
+        Handler::Locked => Treatment::Atomic,
+        Handler::Repeated { .. } | Handler::RepeatedComparison { .. } => Treatment::Repeated,
         _ => Treatment::Lifted,
     }
 }
@@ -111,6 +115,11 @@ pub fn treatment(inst: &Instruction) -> Treatment {
 fn is_x87(inst: &Instruction) -> bool {
     use iced_x86::CpuidFeature as F;
     inst.cpuid_features().iter().any(|feature| matches!(feature, F::FPU | F::FPU287 | F::FPU387 | F::MMX))
+}
+
+/// Whether control goes on behind `inst` to the next instruction, and nowhere else.
+pub fn goes_on(inst: &Instruction) -> bool {
+    inst.flow_control() == FlowControl::Next
 }
 
 /// Static counts.
@@ -126,12 +135,15 @@ pub struct Coverage {
 impl Coverage {
     /// Counts the instructions of a section.
     pub fn add(&mut self, section: &Section<'_>) {
-        for inst in section.instructions() {
-            match inst.mnemonic() {
-                Mnemonic::INVALID => self.invalid += 1,
-                Mnemonic::Nop | Mnemonic::Int3 => self.padding += 1,
-                _ => *self.counts.entry((treatment(&inst), inst.code())).or_default() += 1,
-            }
+        section.instructions().for_each(|inst| self.add_instruction(&inst));
+    }
+
+    /// Counts an instruction.
+    pub fn add_instruction(&mut self, inst: &Instruction) {
+        match inst.mnemonic() {
+            Mnemonic::INVALID => self.invalid += 1,
+            Mnemonic::Nop | Mnemonic::Int3 => self.padding += 1,
+            _ => *self.counts.entry((treatment(inst), inst.code())).or_default() += 1,
         }
     }
 

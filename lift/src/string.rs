@@ -1,6 +1,11 @@
 //! String instructions. Repeated ones are executed verbatim unless their count is a small constant, as where a compiler
 //! clears a structure.
 //!
+//! # Why others are executed verbatim
+//! A count that is not a constant would have to be guarded, and the trace be left wherever it differs; the processor's own
+//! loop is exact for every count, faster than one of the IR, and where it faults its registers say how far it has come. As a
+//! native operation it has exact inputs and outputs, and may access any memory.
+//!
 //! The direction flag is clear: the ABI requires it, and instructions that could set it are refused. Worked example:
 //! `movsq` becomes `load [rsi]`, `store [rdi]`, and 8 added to both.
 
@@ -10,10 +15,24 @@ use crate::lifter::{Lifter, Seen};
 use crate::operand::word;
 use crate::refuse::Refusal;
 use iced_x86::Instruction;
-use redmagic_ir::{Address, Opcode, Slot, Type};
+use redmagic_ir::{Address, Inst, Opcode, Slot, Type, Value};
 
-/// Repeated instructions with a constant count up to this one are lifted round by round.
-const ROUNDS: i64 = 16;
+/// `rep movs` and `rep stos` with a constant count up to this one are lifted round by round: compilers clear and copy
+/// structures of up to a kilobyte so.
+const MOVES: i64 = 128;
+/// Rounds of `rep cmps` and `rep scas`, each of which takes more operations.
+const COMPARISONS: i64 = 16;
+
+/// How many operations are looked at one below the other for a constant count.
+const DEPTH: u32 = 10;
+
+/// A value and a constant, modulo the type's range.
+#[derive(Clone, Copy)]
+struct Sum {
+    /// What is unknown, if anything is.
+    root: Option<Value>,
+    offset: i64,
+}
 
 impl Lifter<'_> {
     pub(crate) fn move_string(&mut self, inst: &Instruction) {
@@ -64,12 +83,64 @@ impl Lifter<'_> {
         self.set_flags(Kind::Sub { a, b, r: None });
     }
 
+    /// How many rounds a repeated instruction makes, if that is a constant up to `most`.
+    fn rounds(&mut self, most: i64) -> Option<i64> {
+        let count = self.read_slot(Slot::RCX);
+        let Sum { root, offset } = self.sum(count, DEPTH);
+        (root.is_none() && (0..=most).contains(&offset)).then_some(offset)
+    }
+
+    /// A value as a sum. Compilers compute the count for a structure on the stack as the distance of two addresses.
+    fn sum(&self, value: Value, depth: u32) -> Sum {
+        let plain = Sum { root: Some(value), offset: 0 };
+        let inst = self.trace.insts[value];
+        let ty = self.ty(value);
+        let constant =
+            |offset: i64| Sum { root: None, offset: Inst::constant(ty, offset).as_const().unwrap_or(offset) };
+        if let Some(constant) = inst.as_const() {
+            return Sum { root: None, offset: constant };
+        }
+        if depth == 0 {
+            return plain;
+        }
+        let of = |at: usize| self.sum(inst.args[at], depth - 1);
+        let both = |operation: fn(i64, i64) -> i64| {
+            let (a, b) = (of(0), of(1));
+            if a.root.is_none() && b.root.is_none() { constant(operation(a.offset, b.offset)) } else { plain }
+        };
+        match inst.op {
+            Opcode::Add => match (of(0), of(1)) {
+                (Sum { root: None, offset: by }, Sum { root, offset })
+                | (Sum { root, offset }, Sum { root: None, offset: by }) => {
+                    Sum { root, ..constant(offset.wrapping_add(by)) }
+                }
+                _ => plain,
+            },
+            Opcode::Sub => match (of(0), of(1)) {
+                (Sum { root, offset }, Sum { root: None, offset: by }) => {
+                    Sum { root, ..constant(offset.wrapping_sub(by)) }
+                }
+                (a, b) if a.root == b.root => constant(a.offset.wrapping_sub(b.offset)),
+                _ => plain,
+            },
+            Opcode::Trunc => match of(0) {
+                Sum { root: None, offset } => constant(offset),
+                Sum { .. } => plain,
+            },
+            Opcode::Zext => match of(0) {
+                Sum { root: None, offset } => constant(offset & self.ty(inst.args[0]).mask() as i64),
+                Sum { .. } => plain,
+            },
+            Opcode::Lshr if ty == Type::I32 => both(|a, by| i64::from(a as u32 >> (by as u32 & 31))),
+            Opcode::Lshr if ty == Type::I64 => both(|a, by| (a as u64 >> (by as u32 & 63)) as i64),
+            Opcode::And => both(|a, b| a & b),
+            _ => plain,
+        }
+    }
+
     /// `rep movs` and `rep stos`.
     pub(crate) fn repeated(&mut self, inst: &Instruction, stores: bool) -> Result<(), Refusal> {
-        let count = self.read_slot(Slot::RCX);
-        let Some(rounds) = self.as_const(count).filter(|rounds| (0..=ROUNDS).contains(rounds)) else {
-            return self.native(inst);
-        };
+        let Some(rounds) = self.rounds(MOVES) else { return self.native(inst) };
         // What the recorder saw belongs to the whole.
         self.seen = Seen::default();
         for _ in 0..rounds {
@@ -78,18 +149,17 @@ impl Lifter<'_> {
             } else {
                 self.move_string(inst);
             }
-            self.adjust(Slot::RCX, -1);
         }
+        let none = self.constant(Type::I64, 0);
+        self.write_slot(Slot::RCX, none);
         Ok(())
     }
 
     /// `rep cmps` and `rep scas` (which it `scans`), without a branch: a round behind the last one reads what the first
     /// one has read, and changes nothing.
     pub(crate) fn repeated_comparison(&mut self, inst: &Instruction, scans: bool) -> Result<(), Refusal> {
+        let Some(rounds) = self.rounds(COMPARISONS) else { return self.native(inst) };
         let count = self.read_slot(Slot::RCX);
-        let Some(rounds) = self.as_const(count).filter(|rounds| (0..=ROUNDS).contains(rounds)) else {
-            return self.native(inst);
-        };
         self.seen = Seen::default();
         let ty = word(inst.memory_size().size());
         let goes_on = if inst.has_repne_prefix() { Opcode::Ne } else { Opcode::Eq };

@@ -46,6 +46,41 @@ fn traces(log: &str) -> Vec<(u64, u64)> {
     log.lines().filter_map(line).collect()
 }
 
+/// At threshold 1 the first iteration of every loop is recorded.
+#[test]
+fn whatever_is_recorded_is_lifted() {
+    let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join("recorded.log");
+    let stats = log.with_extension("json");
+    let interpreters = [
+        (env!("CARGO_BIN_EXE_plain-lua"), env!("CARGO_BIN_EXE_redmagic-lua")),
+        (env!("CARGO_BIN_EXE_plain-lua55"), env!("CARGO_BIN_EXE_redmagic-lua55")),
+    ];
+    for (plain, traced) in interpreters {
+        let (mut instructions, mut natives, mut count) = (0, 0, 0);
+        for program in programs::all().unwrap() {
+            let size = program.size("test").unwrap();
+            let settings = Settings::hot(1).with("HOT_EXIT", 1).with("LOG", format_args!("2:{}", log.display()));
+            let settings = settings.with("STATS", stats.display());
+            let _ = fs::remove_file(&log);
+            let run = Lua::new(plain, traced).traced(&program.path, 1, &settings);
+            run.arguments(&[size.to_string()]).finish(TIME_LIMIT).unwrap();
+            let traces = traces(&fs::read_to_string(&log).unwrap_or_default());
+            instructions += traces.iter().map(|trace| trace.0).sum::<u64>();
+            natives += traces.iter().map(|trace| trace.1).sum::<u64>();
+            count += traces.len();
+            // Of the reasons why recordings end, these name instructions.
+            let reasons = fs::read_to_string(&stats).unwrap();
+            for refused in ["system call", "interrupt", "branch\"", "privileged", "write of", "MXCSR", "register files"]
+            {
+                assert!(!reasons.contains(refused), "{}: {reasons}", program.name);
+            }
+        }
+        println!("{traced}: {count} traces, {instructions} instructions, {natives} native");
+        assert!(count > 100, "only {count} traces");
+        assert_eq!(natives, 0, "of {instructions}");
+    }
+}
+
 #[test]
 fn almost_nothing_in_the_traces_is_executed_verbatim() {
     let lua = Lua::new(env!("CARGO_BIN_EXE_plain-lua"), env!("CARGO_BIN_EXE_redmagic-lua"));

@@ -9,6 +9,7 @@
 //! ```
 
 mod bisect;
+mod executed;
 mod explain;
 
 use clap::{Parser, Subcommand};
@@ -79,6 +80,8 @@ enum Command {
         #[arg(long, default_value = "20")]
         list: usize,
     },
+    /// Runs a program and counts the instructions of its own that it executes: lifted, executed verbatim, refused.
+    Executed(executed::Arguments),
     /// Lifts straight-line machine code, as if it had been recorded without accessing memory.
     Lift {
         /// The instructions' bytes in hexadecimal.
@@ -167,6 +170,16 @@ fn run(command: Command) -> Result<String, Failure> {
             Ok(traces.iter_mut().map(|trace| explain::explain(trace, &pipeline)).collect())
         }
         Command::Coverage { file, list } => coverage(&file, list),
+        Command::Executed(arguments) => {
+            let files = executed::run(&arguments).map_err(|(what, error)| Failure::Read(what, error))?;
+            Ok(files
+                .into_iter()
+                .map(|(file, coverage)| {
+                    let count = coverage.count(|_| true);
+                    format!("{}: {count} instructions executed\n{}", file.display(), counts(&coverage, arguments.list))
+                })
+                .collect())
+        }
         Command::Lift { hex, start, is_loop } => lift(&hex, start, is_loop),
     }
 }
@@ -176,18 +189,28 @@ fn pipeline(list: Option<&str>) -> Result<Pipeline, Failure> {
     list.map_or(Ok(Pipeline::default()), |list| Pipeline::parse(list).map_err(Failure::Pass))
 }
 
-/// A line for each treatment, and for each of the `list` most frequent codes that are not lifted.
+/// What the code sections of a file consist of.
 fn coverage(file: &str, list: usize) -> Result<String, Failure> {
     let bytes = std::fs::read(file).map_err(|error| Failure::Read(file.to_owned(), error))?;
     let sections = executable_sections(&bytes).map_err(|error| Failure::Elf(file.to_owned(), error))?;
     let mut coverage = Coverage::default();
     sections.iter().for_each(|section| coverage.add(section));
+    Ok(counts(&coverage, list))
+}
+
+/// A line for each treatment, and for each of the `list` most frequent codes that are not lifted.
+fn counts(coverage: &Coverage, list: usize) -> String {
     let all = coverage.count(|_| true);
-    let line = |name: &str, count: u64| format!("{name:<9} {count:>9}  {:>8.4}%\n", share(count, all));
-    let mut text = line("lifted", coverage.count(|treatment| treatment == Treatment::Lifted));
-    text += &line("native", coverage.count(|treatment| treatment == Treatment::Native));
-    text += &line("x87", coverage.count(|treatment| treatment == Treatment::X87));
-    text += &line("refused", coverage.count(|treatment| matches!(treatment, Treatment::Refused(_))));
+    let line = |name: &str, chosen: fn(Treatment) -> bool| {
+        let count = coverage.count(chosen);
+        format!("{name:<9} {count:>9}  {:>8.4}%\n", share(count, all))
+    };
+    let mut text = line("lifted", |treatment| treatment == Treatment::Lifted);
+    text += &line("atomic", |treatment| treatment == Treatment::Atomic);
+    text += &line("repeated", |treatment| treatment == Treatment::Repeated);
+    text += &line("native", |treatment| treatment == Treatment::Native);
+    text += &line("x87", |treatment| treatment == Treatment::X87);
+    text += &line("refused", |treatment| matches!(treatment, Treatment::Refused(_)));
     text += &format!("lifted, x87 left out: {:.4}%\n", coverage.share() * 100.0);
     // What run-time selection by processor leaves unused elsewhere.
     let wide = |code: iced_x86::Code| code.encoding() != iced_x86::EncodingKind::Legacy;
@@ -197,11 +220,13 @@ fn coverage(file: &str, list: usize) -> Result<String, Failure> {
         let why = match treatment {
             Treatment::Refused(reason) => format!("refused: {reason}"),
             Treatment::X87 => "x87".to_owned(),
+            Treatment::Atomic => "native: atomic".to_owned(),
+            Treatment::Repeated => "native unless its count is a small constant".to_owned(),
             Treatment::Native | Treatment::Lifted => "native".to_owned(),
         };
         text += &format!("{count:>9}  {:>8.4}%  {code:?} ({why})\n", share(count, all));
     }
-    Ok(text)
+    text
 }
 
 /// `part` of `all`, in per cent.
