@@ -104,9 +104,10 @@ instruction has been compared with the hardware, in all flags that are not undef
   that it reads and writes: it is atomic, and a barrier, which no sequence of operations of the IR would be. Such a native
   operation is how the IR says it: its results have types, its flags can be tested by conditions and are forgotten when nobody
   reads them, and no load or store of the trace moves across it.
-- `rep movs` and `rep stos` are lifted if their count is a constant in the trace of at most 128, `rep cmps` and `rep scas` if it is
-  at most 16, else executed verbatim: the processor's own loop is exact for every count, and says how far it has come where it
-  faults. `rep lods` is executed verbatim.
+- `rep movs` and `rep stos` are lifted if their count is a constant in the trace of at most 128, or is one for addresses as aligned
+  as the recorded one, which is guarded; `rep cmps` and `rep scas` if it is a constant of at most 16. Otherwise they are executed
+  verbatim: the processor's own loop is exact for every count, and says how far it has come where it faults. `rep lods` is
+  executed verbatim.
 - VEX-encoded vector instructions on ymm registers are lifted as two halves. In a recording that also names zmm or mask
   registers, which are no slots, they are executed verbatim.
 - Gathers and masked moves access memory lane by lane, and not where the mask has a 0; dot products (`dpps`, `dppd`), reciprocals

@@ -250,6 +250,43 @@ fn repeated_moves_agree_with_the_hardware() {
     assert!(bench.tally.compared > 2_000, "{}", bench.tally);
 }
 
+/// How compilers clear a structure at rdx: its first and last words, then what is between them from an aligned address on.
+/// Where it was aligned when recorded, the trace is for aligned ones.
+#[test]
+fn cleared_structures_agree_with_the_hardware() {
+    use iced_x86::code_asm::*;
+    let mut bench = Bench::new();
+    let data = bench.places.arena + 512;
+    for words in [1, 2, 5, 40, 127, 128, 129] {
+        for first in 0..16 {
+            let mut a = CodeAssembler::new(64).unwrap();
+            a.mov(qword_ptr(rdx), 0).unwrap();
+            a.mov(qword_ptr(rdx + 8 * words), 0).unwrap();
+            a.xor(eax, eax).unwrap();
+            a.lea(rdi, qword_ptr(rdx + 8)).unwrap();
+            a.mov(rcx, rdx).unwrap();
+            a.and(rdi, -8).unwrap();
+            a.sub(rcx, rdi).unwrap();
+            a.add(ecx, 8 * words + 8).unwrap();
+            a.shr(ecx, 3).unwrap();
+            a.rep().stosq().unwrap();
+            let insts = a.instructions().to_vec();
+            let mut starts = bench.block_starts(16, &mut Rng::new(first));
+            for (start, offset) in starts.iter_mut().zip(first..) {
+                start.state.gpr[2] = data + offset % 16;
+            }
+            let natives = bench.tally.natives;
+            let passes = Pipeline::default();
+            for passes in [None, Some(&passes)] {
+                bench.compare(&insts, passes, None, &starts).unwrap_or_else(|failure| panic!("{failure}"));
+            }
+            let lifted = first % 8 == 0 && words <= 128;
+            assert_eq!(bench.tally.natives - natives, if lifted { 0 } else { 2 }, "{words} words from {first}");
+        }
+    }
+    assert!(bench.tally.compared > 2_000, "{}", bench.tally);
+}
+
 #[test]
 fn repeated_comparisons_agree_with_the_hardware() {
     use iced_x86::{Code, Instruction, Register, RepPrefixKind};

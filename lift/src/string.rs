@@ -2,9 +2,9 @@
 //! clears a structure.
 //!
 //! # Why others are executed verbatim
-//! A count that is not a constant would have to be guarded, and the trace be left wherever it differs; the processor's own
-//! loop is exact for every count, faster than one of the IR, and where it faults its registers say how far it has come. As a
-//! native operation it has exact inputs and outputs, and may access any memory.
+//! Any other count would have to be guarded, and the trace be left wherever it differs; the processor's own loop is exact for
+//! every count, faster than one of the IR, and where it faults its registers say how far it has come. As a native operation
+//! it has exact inputs and outputs, and may access any memory.
 //!
 //! The direction flag is clear: the ABI requires it, and instructions that could set it are refused. Worked example:
 //! `movsq` becomes `load [rsi]`, `store [rdi]`, and 8 added to both.
@@ -32,6 +32,14 @@ struct Sum {
     /// What is unknown, if anything is.
     root: Option<Value>,
     offset: i64,
+}
+
+/// An address whose bits below are 0.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Aligned {
+    root: Value,
+    /// These bits.
+    below: i64,
 }
 
 impl Lifter<'_> {
@@ -83,15 +91,39 @@ impl Lifter<'_> {
         self.set_flags(Kind::Sub { a, b, r: None });
     }
 
-    /// How many rounds a repeated instruction makes, if that is a constant up to `most`.
+    /// How many rounds a repeated instruction makes, if that is a constant up to `most`; or would be if an address were as
+    /// aligned as it was when recorded, which is guarded then.
     fn rounds(&mut self, most: i64) -> Option<i64> {
         let count = self.read_slot(Slot::RCX);
-        let Sum { root, offset } = self.sum(count, DEPTH);
-        (root.is_none() && (0..=most).contains(&offset)).then_some(offset)
+        let mut aligned = None;
+        let Sum { root, offset } = self.sum(count, DEPTH, &mut aligned);
+        if root.is_some() || !(0..=most).contains(&offset) {
+            return None;
+        }
+        if let Some(Aligned { root, below }) = aligned {
+            if self.recorded_root(root)? as i64 & below != 0 {
+                return None;
+            }
+            let low = self.binary_const(Opcode::And, root, below);
+            let holds = self.compare_const(Opcode::Eq, low, 0);
+            self.guard_here(holds, true);
+        }
+        Some(offset)
     }
 
-    /// A value as a sum. Compilers compute the count for a structure on the stack as the distance of two addresses.
-    fn sum(&self, value: Value, depth: u32) -> Sum {
+    /// What `root` was, if something at a constant distance from it was accessed.
+    fn recorded_root(&self, root: Value) -> Option<u64> {
+        self.trace.segments[self.segment].insts.iter().rev().find_map(|&access| {
+            let address = self.trace.insts[access].address().filter(|address| address.root == root)?;
+            let recorded = self.trace.recorded(access).filter(|_| !address.index.is_some())?;
+            Some(recorded.address.wrapping_sub(address.offset as u64))
+        })
+    }
+
+    /// A value as a sum. Compilers compute the count for a structure on the stack as the distance of two addresses; for one
+    /// elsewhere they store its first and last words, and round the address up for the rest: then this says which one
+    /// has to be aligned.
+    fn sum(&self, value: Value, depth: u32, aligned: &mut Option<Aligned>) -> Sum {
         let plain = Sum { root: Some(value), offset: 0 };
         let inst = self.trace.insts[value];
         let ty = self.ty(value);
@@ -100,40 +132,53 @@ impl Lifter<'_> {
         if let Some(constant) = inst.as_const() {
             return Sum { root: None, offset: constant };
         }
-        if depth == 0 {
+        let unary = matches!(inst.op, Opcode::Trunc | Opcode::Zext);
+        let binary = matches!(inst.op, Opcode::Add | Opcode::Sub | Opcode::And | Opcode::Lshr);
+        if depth == 0 || !(unary || binary) {
             return plain;
         }
-        let of = |at: usize| self.sum(inst.args[at], depth - 1);
+        let a = self.sum(inst.args[0], depth - 1, aligned);
+        let b = if binary { self.sum(inst.args[1], depth - 1, aligned) } else { a };
         let both = |operation: fn(i64, i64) -> i64| {
-            let (a, b) = (of(0), of(1));
             if a.root.is_none() && b.root.is_none() { constant(operation(a.offset, b.offset)) } else { plain }
         };
         match inst.op {
-            Opcode::Add => match (of(0), of(1)) {
+            Opcode::Add => match (a, b) {
                 (Sum { root: None, offset: by }, Sum { root, offset })
                 | (Sum { root, offset }, Sum { root: None, offset: by }) => {
                     Sum { root, ..constant(offset.wrapping_add(by)) }
                 }
                 _ => plain,
             },
-            Opcode::Sub => match (of(0), of(1)) {
+            Opcode::Sub => match (a, b) {
                 (Sum { root, offset }, Sum { root: None, offset: by }) => {
                     Sum { root, ..constant(offset.wrapping_sub(by)) }
                 }
                 (a, b) if a.root == b.root => constant(a.offset.wrapping_sub(b.offset)),
                 _ => plain,
             },
-            Opcode::Trunc => match of(0) {
+            Opcode::Trunc => match a {
                 Sum { root: None, offset } => constant(offset),
                 Sum { .. } => plain,
             },
-            Opcode::Zext => match of(0) {
+            Opcode::Zext => match a {
                 Sum { root: None, offset } => constant(offset & self.ty(inst.args[0]).mask() as i64),
                 Sum { .. } => plain,
             },
             Opcode::Lshr if ty == Type::I32 => both(|a, by| i64::from(a as u32 >> (by as u32 & 31))),
             Opcode::Lshr if ty == Type::I64 => both(|a, by| (a as u64 >> (by as u32 & 63)) as i64),
-            Opcode::And => both(|a, b| a & b),
+            Opcode::And => match (a, b) {
+                (Sum { root: Some(root), offset }, Sum { root: None, offset: mask @ -16..=-2 }) => {
+                    let new = Aligned { root, below: !mask };
+                    let fits = new.below & (new.below + 1) == 0 && offset & new.below == 0;
+                    if !fits || aligned.is_some_and(|old| old != new) {
+                        return plain;
+                    }
+                    *aligned = Some(new);
+                    a
+                }
+                _ => both(|a, b| a & b),
+            },
             _ => plain,
         }
     }
