@@ -131,10 +131,18 @@ pub fn closing_exit(trace: &Trace, invariant: &[(Slot, Value)], params: &[Slot],
     exit
 }
 
-/// Evaluates one iteration of `trace`, which was recorded by `recorder` and ended in `context`. Returns whether it could be
-/// checked at all.
-pub fn replay(trace: &Trace, recorder: &Recorder, log: &CheckLog, context: &Context) -> Result<bool, Difference> {
-    let Some(once) = single_iteration(trace).filter(|_| !log.incomplete) else { return Ok(false) };
+/// Evaluates one iteration of `trace`, which was recorded by `recorder` and ended in `context`. Returns why it could not be
+/// checked, if it could not.
+pub fn replay(
+    trace: &Trace,
+    recorder: &Recorder,
+    log: &CheckLog,
+    context: &Context,
+) -> Result<Option<&'static str>, Difference> {
+    if log.incomplete.is_some() {
+        return Ok(log.incomplete);
+    }
+    let Some(once) = single_iteration(trace) else { return Ok(Some("a loop carries what is in no slot")) };
     let calls: Vec<u32> = (0..recorder.log.len() as u32)
         .filter(|step| matches!(recorder.log[*step as usize].kind, EntryKind::Call { .. }))
         .collect();
@@ -147,7 +155,7 @@ pub fn replay(trace: &Trace, recorder: &Recorder, log: &CheckLog, context: &Cont
         let effect = epoch.checked_sub(1).map_or(CallEffect::Any, |before| effect_of(recorder, calls[before]));
         guest.begin_epoch(effect, first, end.map_or(u32::MAX, |end| end + 1));
         if guest.disturbed {
-            return Ok(false);
+            return Ok(Some("memory was changed by others"));
         }
         let outcome = match resume {
             None => machine.enter(&once, &mut guest, FUEL),
@@ -177,7 +185,7 @@ pub fn replay(trace: &Trace, recorder: &Recorder, log: &CheckLog, context: &Cont
                 }
                 guest.compare_memory(0)?;
                 guest.compare_slots(exit, closes, context)?;
-                return Ok(true);
+                return Ok(None);
             }
             (Outcome::Exit(exit), Some(_)) => {
                 let exit = &once.exits[exit];
@@ -187,7 +195,7 @@ pub fn replay(trace: &Trace, recorder: &Recorder, log: &CheckLog, context: &Cont
             (Outcome::OutOfFuel, _) => return Err(Difference::Endless),
         }
     }
-    Ok(true)
+    Ok(None)
 }
 
 /// What the callee of entry `step` may do.
@@ -383,5 +391,40 @@ impl Guest for Replay<'_> {
             self.store(access.address, access.size, access.after)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recorder::Origin;
+    use crate::recorder::places::{Places, Terms};
+    use crate::runtime::Limits;
+
+    /// Whether a recording with these accesses of the cell at 0x1000 was disturbed: step, value before and after, whether it writes.
+    fn is_disturbed(accesses: &[(u32, u64, u64, bool)]) -> bool {
+        let context = Context::new();
+        let limits = Limits { instructions: 8, depth: 1, check: true, taken_back: 0, terms: Terms::default() };
+        let recorder = Recorder::new(&context, Origin::Exit { unit: 0, exit: 0 }, &limits, Places::default());
+        let mut log = CheckLog::new(&context, 8);
+        for &(step, before, after, writes) in accesses {
+            let (before, after) = (u128::from(before), u128::from(after));
+            log.accesses.push(MemoryLog { step, address: 0x1000, size: 8, before, after, writes });
+        }
+        let (slots, memory) = (log.start, HashMap::new());
+        let mut guest = Replay { slots, recorder: &recorder, log: &log, memory, next_state: 0, disturbed: false };
+        guest.begin_epoch(CallEffect::Any, 0, u32::MAX);
+        guest.disturbed
+    }
+
+    #[test]
+    fn what_others_write_meanwhile_shows() {
+        assert!(!is_disturbed(&[(0, 5, 5, false), (1, 5, 6, true), (2, 6, 6, false)]));
+        // Between two instructions, and while one reads.
+        assert!(is_disturbed(&[(0, 5, 5, false), (2, 6, 6, false)]));
+        assert!(is_disturbed(&[(1, 5, 6, true), (2, 5, 5, false)]));
+        assert!(is_disturbed(&[(0, 5, 6, false)]));
+        // An instruction that reads and writes the cell.
+        assert!(!is_disturbed(&[(0, 5, 6, false), (0, 5, 6, true), (1, 6, 6, false)]));
     }
 }

@@ -388,12 +388,13 @@ fn replay(
 ) -> Result<(), Failure> {
     let Some(log) = &recorder.check else { return Ok(()) };
     match check::replay(trace, recorder, log, context) {
-        Ok(true) => {
+        Ok(None) => {
             stats::add(&COUNTERS.checks_passed, 1);
             Ok(())
         }
-        Ok(false) => {
-            shared.note(2, "check skipped: what was recorded cannot be replayed", &trace.name);
+        Ok(Some(why)) => {
+            let reason = format!("check skipped: {why}");
+            shared.note(2, &reason, &format!("{}: {reason}", trace.name));
             Ok(())
         }
         Err(difference) => {

@@ -6,6 +6,8 @@ use super::slots::{Access, SlotInfo};
 use crate::context::Context;
 use crate::memory::guest_load;
 use crate::regions::Kind;
+use iced_x86::Mnemonic::{Movsb, Movsd, Movsq, Movsw, Stosb, Stosd, Stosq, Stosw};
+use iced_x86::Register;
 use redmagic_ir::{CallEffect, Slot};
 use redmagic_lift::{Convention, Event};
 
@@ -94,6 +96,17 @@ pub struct MemoryLog {
     pub writes: bool,
 }
 
+const TOO_MANY: &str = "it has more accesses or calls than are logged";
+
+/// The direction flag: string instructions go downwards.
+const DIRECTION: u64 = 1 << 10;
+
+/// Whether an instruction may access memory any number of times.
+fn is_repeated(slot: &SlotInfo) -> bool {
+    slot.instruction.is_string_instruction()
+        && (slot.instruction.has_rep_prefix() || slot.instruction.has_repne_prefix())
+}
+
 /// What a check of the trace needs to know beside the entries.
 pub struct CheckLog {
     /// The slots at the start.
@@ -102,8 +115,8 @@ pub struct CheckLog {
     pub accesses: Vec<MemoryLog>,
     /// The slots after native instructions and residual calls, by entry.
     pub states: Vec<(u32, [u64; Slot::COUNT])>,
-    /// Something could not be logged: the recording cannot be checked.
-    pub incomplete: bool,
+    /// Why something could not be logged, so that the recording cannot be checked.
+    pub incomplete: Option<&'static str>,
     capacity: usize,
 }
 
@@ -115,7 +128,7 @@ impl CheckLog {
             start: context.slots(),
             accesses: Vec::with_capacity(2 * entries),
             states: Vec::with_capacity(states),
-            incomplete: false,
+            incomplete: None,
             capacity: states,
         }
     }
@@ -135,45 +148,67 @@ impl CheckLog {
     /// Notes that the callee of a jump, entry `step`, will return to `value`, which is on top of the stack at `address`.
     pub fn return_address(&mut self, step: u32, address: u64, value: u64) {
         if self.accesses.len() == self.accesses.capacity() {
-            self.incomplete = true;
+            self.incomplete = Some(TOO_MANY);
             return;
         }
         let value = u128::from(value);
         self.accesses.push(MemoryLog { step, address, size: 8, before: value, after: value, writes: false });
     }
 
-    #[expect(unsafe_code, reason = "reads what the guest is about to access")]
     fn note(&mut self, step: u32, slot: &SlotInfo, context: &Context, wanted: impl Fn(&Access) -> bool) {
+        if is_repeated(slot) {
+            return self.note_rounds(step, slot, context);
+        }
         for access in slot.accesses.iter().filter(|access| wanted(access)) {
-            if access.size > 16 || self.accesses.len() == self.accesses.capacity() {
-                self.incomplete = true;
-                continue;
+            self.access(step, access.address(context), u64::from(access.size), access.writes);
+        }
+    }
+
+    /// The same of all rounds of a repeated instruction.
+    fn note_rounds(&mut self, step: u32, slot: &SlotInfo, context: &Context) {
+        let moves = matches!(slot.instruction.mnemonic(), Movsb | Movsw | Movsd | Movsq);
+        let stores = matches!(slot.instruction.mnemonic(), Stosb | Stosw | Stosd | Stosq);
+        let backwards = context.flags & DIRECTION != 0;
+        if !(moves || stores) || backwards || slot.instruction.segment_prefix() != Register::None {
+            self.incomplete = Some("a repeated instruction that may stop early");
+            return;
+        }
+        let (rcx, rsi, rdi) = (context.gpr[1], context.gpr[6], context.gpr[7]);
+        let bytes = rcx.saturating_mul(slot.instruction.memory_size().size() as u64);
+        if moves {
+            self.access(step, rsi, bytes, false);
+        }
+        self.access(step, rdi, bytes, true);
+    }
+
+    /// Notes that entry `step` is about to access so many bytes, in any case.
+    #[expect(unsafe_code, reason = "reads what the guest is about to access")]
+    fn access(&mut self, step: u32, address: u64, bytes: u64, writes: bool) {
+        for at in (0..bytes).step_by(16) {
+            if self.accesses.len() == self.accesses.capacity() {
+                self.incomplete = Some(TOO_MANY);
+                return;
             }
-            let address = access.address(context);
-            // SAFETY: the guest's instruction accesses these bytes unconditionally.
-            let before = unsafe { guest_load(address, access.size) };
-            self.accesses.push(MemoryLog {
-                step,
-                address,
-                size: access.size,
-                before,
-                after: before,
-                writes: access.writes,
-            });
+            let (address, size) = (address.wrapping_add(at), (bytes - at).min(16) as u32);
+            // SAFETY: the guest's instruction accesses these bytes in any case.
+            let before = unsafe { guest_load(address, size) };
+            self.accesses.push(MemoryLog { step, address, size, before, after: before, writes });
         }
     }
 
     /// Notes what entry `step` has done, whose accesses begin at `first`.
     #[expect(unsafe_code, reason = "reads what the guest has just accessed")]
     pub fn after(&mut self, step: u32, slot: &SlotInfo, context: &Context, first: usize) {
-        for access in self.accesses.iter_mut().skip(first).filter(|access| access.writes) {
-            // SAFETY: the guest's instruction has just written these bytes.
+        // What has only been read is another value if somebody else has written it meanwhile.
+        for access in self.accesses.iter_mut().skip(first) {
+            // SAFETY: the guest's instruction has just accessed these bytes.
             access.after = unsafe { guest_load(access.address, access.size) };
         }
         if slot.native {
-            let listed = slot.accesses.len() == self.accesses.len() - first;
-            let conditional = slot.instruction.has_rep_prefix() || slot.instruction.has_repne_prefix();
-            self.incomplete |= !listed || conditional;
+            let known: u32 = slot.accesses.iter().map(|access| access.size.div_ceil(16)).sum();
+            if !is_repeated(slot) && known as usize != self.accesses.len() - first {
+                self.incomplete = Some("a native instruction whose accesses are not known");
+            }
             self.state(step, context);
         }
     }
@@ -185,7 +220,7 @@ impl CheckLog {
 
     fn state(&mut self, step: u32, context: &Context) {
         if self.states.len() == self.capacity {
-            self.incomplete = true;
+            self.incomplete = Some(TOO_MANY);
         } else {
             self.states.push((step, context.slots()));
         }
