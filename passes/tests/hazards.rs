@@ -350,3 +350,54 @@ exit1 @0x44 { rax = v11, rbx = v9, rdx = v13, rsi = v15 }
     assert!(count(&after, Opcode::Add) >= 1, "{after}");
     assert!(count(&after, Opcode::Eq) >= 2, "{after}");
 }
+
+/// A loop over an array of pointers at rcx, to objects of which one may be the object at rbx: each iteration changes a
+/// field through the pointer, and one at rbx.
+fn objects() -> String {
+    let tag = |at: u32| {
+        let (load, test, offset) = (40 + 2 * at, 41 + 2 * at, 24 + 8 * at);
+        format!(
+            "  v{load}: i64 = load [v1 + {offset}] @{:#x}=0x0\n  v{test}: i1 = ne v{load}, v8\n  guard v{test}, exit1\n",
+            0x5000 + offset
+        )
+    };
+    let tags: String = (0..6).map(tag).collect();
+    counted(
+        ", v30: i64 = rcx",
+        ", v2",
+        &("  v12: i64 = const 8
+  v20: i64 = load [v30] @0x6000=0x7100
+  v21: i64 = load [v20 + 16] @0x7110=0x1
+  v22: i64 = add v21, v3
+  store i64 [v20 + 16], v22 @0x7110=0x9
+TAGS  v28: i64 = load [v1 + 16] @0x5010=0x2
+  v29: i64 = add v28, v22
+  store i64 [v1 + 16], v29 @0x5010=0xb
+  v31: i64 = load [v30 + 8] @0x6008=0x7200
+  v32: i64 = load [v31 + 16] @0x7210=0x3
+  v33: i64 = add v32, v29
+  store i64 [v31 + 16], v33 @0x7210=0xe
+  v34: i64 = add v30, v12")
+            .replace("TAGS", &tags),
+        ", v34",
+        "exit0 @0x40 { rax = v9, rcx = v30 }\nexit1 @0x44 { rax = v9, rcx = v30 }",
+    )
+}
+
+#[test]
+fn an_object_among_many_is_the_one_that_is_in_registers() {
+    let pointers =
+        |list: [u64; 10]| -> Vec<(u64, u64)> { (0..10).map(|at| (RCX + 8 * at, list[at as usize])).collect() };
+    let far: [u64; 10] = std::array::from_fn(|at| 0x7100 + 0x100 * at as u64);
+    // One object is that at rbx, overlaps it, lies on its other side, is met twice in a row, or holds the next pointer.
+    let guests: Vec<TestGuest> = [far[0], RBX, RBX + 8, RBX - 0x40, far[4], RCX + 32, RBX]
+        .iter()
+        .map(|odd| {
+            let mut list = far;
+            list[5] = *odd;
+            state(RBX, RCX, &pointers(list))
+        })
+        .collect();
+    let after = hazard(&objects(), &guests);
+    assert!(after.segments.len() > 5, "{after}");
+}

@@ -4,10 +4,15 @@ use super::Body;
 use super::accesses::Class;
 use super::bounds::Extent;
 use super::copy::Plan;
+use super::windows::Break;
 use redmagic_ir::{Address, DelayedStore, ExitValue, Inst, Opcode, Segment, Target, Terminator, Trace, Type, Value};
 
 /// More comparisons of windows than these are replaced by an order of all of them.
 const MAX_PAIRS: usize = 24;
+/// Where it takes much to check whether H2 can begin, H does so once in so many iterations: loops that end soon do not pay.
+const SELDOM: i64 = 8;
+/// No memory of the guest is behind it.
+const HIGHEST_ADDRESS: i64 = i64::MAX;
 /// No array has more elements.
 const LARGEST_BOUND: i64 = 1 << 48;
 
@@ -32,11 +37,20 @@ pub(crate) fn commit(trace: &mut Trace, body: &Body, mut plan: Plan) {
     let flush = trace.add_segment();
     let header = body.header;
     let again = Target { segment: header, args: body.args.clone() };
-    trace.segments[header].insts.extend(insts);
+    // Where there is much to check, that happens only now and then.
+    let checks = match plan.tick.filter(|_| !plan.windows.is_empty()) {
+        Some(tick) => {
+            let checks = trace.add_segment();
+            look_seldom(trace, header, again.clone(), checks, tick, zero);
+            checks
+        }
+        None => header,
+    };
+    trace.segments[checks].insts.extend(insts);
     // Even without a check the way back to H stays: checks of single iterations leave there.
     let value = all.unwrap_or(always);
     let into = Target { segment: preheader, args: Vec::new() };
-    trace.segments[header].terminator = Terminator::Switch { value, cases: vec![(1, into)], default: again };
+    trace.segments[checks].terminator = Terminator::Switch { value, cases: vec![(1, into)], default: again };
 
     let count = trace.add_inst(Inst::param(Type::I64, None));
     count_passes(trace, &mut plan, strip, count);
@@ -58,15 +72,62 @@ pub(crate) fn commit(trace: &mut Trace, body: &Body, mut plan: Plan) {
     }
     let mut insts = plan.insts;
     insts.extend([left, goes_on]);
-    let data = &mut trace.segments[copy];
-    (data.params, data.insts) = (params, insts);
-    data.terminator = Terminator::Switch {
+    trace.segments[copy].params = params;
+    let last = if plan.breaks.is_empty() {
+        trace.segments[copy].insts = insts;
+        copy
+    } else {
+        let undo = trace.add_segment();
+        store_all(trace, undo, &plan.undo);
+        trace.segments[undo].terminator = Terminator::Jump(Target { segment: header, args: plan.restart });
+        divide(trace, copy, insts, plan.breaks, undo)
+    };
+    trace.segments[last].terminator = Terminator::Switch {
         value: goes_on,
         cases: vec![(1, Target { segment: copy, args: next })],
         default: Target { segment: flush, args: Vec::new() },
     };
     store_all(trace, flush, &plan.flush);
     trace.segments[flush].terminator = Terminator::Jump(Target { segment: header, args: plan.back });
+}
+
+/// Makes H look whether H2 can begin, in `checks`, only once in a while: by what its meter has left.
+fn look_seldom(trace: &mut Trace, header: Segment, again: Target, checks: Segment, tick: Value, zero: Value) {
+    let mask = trace.add_inst(Inst::constant(Type::I64, SELDOM - 1));
+    let entry = trace.entry();
+    let at = trace.segments[entry].insts.iter().take_while(|value| trace.insts[**value].op == Opcode::Slot).count();
+    trace.segments[entry].insts.insert(at, mask);
+    let low = trace.append(header, Inst::binary(Opcode::And, Type::I64, tick, mask));
+    let value = trace.append(header, Inst::binary(Opcode::Eq, Type::I1, low, zero));
+    let look = Target { segment: checks, args: Vec::new() };
+    trace.segments[header].terminator = Terminator::Switch { value, cases: vec![(1, look)], default: again };
+}
+
+/// Divides H2, which begins with `first`, at its breaks; returns its last segment.
+fn divide(trace: &mut Trace, first: Segment, insts: Vec<Value>, breaks: Vec<Break>, undo: Segment) -> Segment {
+    let to = |segment: Segment| Target { segment, args: Vec::new() };
+    let (mut segment, mut done) = (first, 0);
+    let mut detours = Vec::new();
+    for Break { at, test, slow } in breaks {
+        trace.segments[segment].insts = insts[done..at].to_vec();
+        let next = trace.add_segment();
+        trace.segments[segment].terminator =
+            Terminator::Switch { value: test, cases: vec![(1, to(next))], default: to(undo) };
+        detours.push((segment, next, slow));
+        (segment, done) = (next, at);
+    }
+    trace.segments[segment].insts = insts[done..].to_vec();
+    for (from, next, slow) in detours {
+        let Some(&value) = slow.last() else { continue };
+        let detour = trace.add_segment();
+        let data = &mut trace.segments[detour];
+        data.insts = slow;
+        data.terminator = Terminator::Switch { value, cases: vec![(1, to(next))], default: to(undo) };
+        if let Terminator::Switch { default, .. } = &mut trace.segments[from].terminator {
+            *default = to(detour);
+        }
+    }
+    segment
 }
 
 /// Makes the exits of H2 and F write to the loop's meter what would be left if H2 had counted down as H does.
@@ -79,7 +140,9 @@ fn count_passes(trace: &mut Trace, plan: &mut Plan, strip: Value, count: Value) 
     plan.preheader.extend([root, least]);
     let left = trace.add_inst(Inst::binary(Opcode::Add, Type::I64, least, count));
     plan.insts.insert(0, left);
+    plan.breaks.iter_mut().for_each(|check| check.at += 1);
     let address = Address::new(root, 0);
+    plan.undo.push((Type::I64, address, left, None));
     for (_, exit) in &mut plan.exits {
         exit.stores.push(DelayedStore { ty: Type::I64, address, value: ExitValue::Value(left) });
     }
@@ -122,6 +185,7 @@ impl Checks<'_> {
         } else {
             self.in_order(classes);
         }
+        self.gaps(plan);
         for (extent, _) in plan.extents.iter().filter(|extent| extent.0.wide) {
             let limit = self.constant(LARGEST_BOUND);
             let small = self.binary(Opcode::Ule, Type::I1, extent.bound, limit);
@@ -199,6 +263,42 @@ impl Checks<'_> {
             let start = self.offset(pair[1].members[0].0, pair[1].low);
             let ordered = self.binary(Opcode::Ule, Type::I1, end, start);
             self.require(ordered);
+        }
+    }
+
+    /// Finds the gaps that H2 keeps accesses without bounds in; those that H has stored to are checked here.
+    fn gaps(&mut self, plan: &Plan) {
+        for (at, gap) in plan.gaps.iter().enumerate() {
+            let class = |at: &usize| &plan.accesses.classes[*at];
+            let mut low = self.constant(0);
+            for class in gap.front.iter().map(class) {
+                let end = self.offset(class.members[0].0, class.high);
+                let later = self.binary(Opcode::Ult, Type::I1, low, end);
+                low = self.emit(Inst::ternary(Opcode::Select, Type::I64, later, end, low));
+            }
+            let mut high = self.constant(HIGHEST_ADDRESS);
+            for class in gap.behind.iter().map(class) {
+                let start = self.offset(class.members[0].0, class.low);
+                let earlier = self.binary(Opcode::Ult, Type::I1, start, high);
+                high = self.emit(Inst::ternary(Opcode::Select, Type::I64, earlier, start, high));
+            }
+            let zero = self.constant(0);
+            for (name, value) in [(gap.low, low), (gap.high, high)] {
+                self.trace.insts[name] = Inst::binary(Opcode::Add, Type::I64, value, zero);
+                self.insts.push(name);
+            }
+            for window in plan.windows.iter().filter(|window| window.gap == at) {
+                // Where H only loads, it has read what is there; but the gap must be wide enough.
+                let mut start = low;
+                if window.stores {
+                    start = self.offset(window.roots[0], window.low);
+                    let behind = self.binary(Opcode::Ule, Type::I1, low, start);
+                    self.require(behind);
+                }
+                let end = self.offset(start, window.high - window.low);
+                let before = self.binary(Opcode::Ule, Type::I1, end, high);
+                self.require(before);
+            }
         }
     }
 

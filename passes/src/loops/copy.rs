@@ -11,11 +11,12 @@
 
 use super::accesses::{Accesses, is_immutable};
 use super::bounds::{self, Extent, Limits};
+use super::windows::{Break, Gap, Late, Window};
 use super::{Body, STRIP};
 use crate::Stats;
 use crate::scope::{self, MixMap, Scope};
 use crate::walk::map_exit;
-use crate::why::{self, Reason};
+use crate::why::Reason;
 use redmagic_ir::{Address, Effect, Entity, ExitData, Inst, Opcode, Recorded, Slot, Terminator, Trace, Type, Value};
 
 /// Rounds and changes of classes before the loop is left as it is.
@@ -39,6 +40,16 @@ pub(crate) struct Plan {
     pub flush: Vec<(Type, Address, Value, Option<Recorded>)>,
     /// The arguments for H from H2.
     pub back: Vec<Value>,
+    /// Where H2 may go back to the start of the iteration, in H.
+    pub breaks: Vec<Break>,
+    /// Stores on that way.
+    pub undo: Vec<(Type, Address, Value, Option<Recorded>)>,
+    /// The arguments for H on that way.
+    pub restart: Vec<Value>,
+    /// What accesses without bounds are kept in.
+    pub windows: Vec<Window>,
+    /// The gaps that the windows lie in.
+    pub gaps: Vec<Gap>,
     /// What the nest relies on.
     pub accesses: Accesses,
     /// Memory with a varying address, and whether it is stored to.
@@ -50,11 +61,11 @@ pub(crate) struct Plan {
 }
 
 /// Why a round was in vain.
-enum Setback {
+pub(super) enum Setback {
     /// These change as well.
     Carried,
-    /// This root is not the same in every iteration.
-    Root(Value),
+    /// These roots are not the same in every iteration.
+    Roots(Vec<Value>),
     /// There is no second copy, for this reason.
     Hopeless(&'static str),
 }
@@ -73,9 +84,9 @@ pub(crate) fn plan(trace: &mut Trace, stats: &mut Stats, body: &Body) -> Option<
         let mut copier = Copier::new(trace, stats, body, accesses);
         match copier.rounds() {
             Ok(copy) => return copier.finish(copy),
-            Err(Setback::Root(root)) => {
-                copier.scope.stats.because(root, || Reason::Varies { root });
-                varying.push(root);
+            Err(Setback::Roots(roots)) => {
+                roots.iter().for_each(|root| copier.scope.stats.because(*root, || Reason::Varies { root: *root }));
+                varying.extend(roots);
             }
             Err(Setback::Carried) => break,
             Err(Setback::Hopeless(reason)) => {
@@ -90,8 +101,15 @@ pub(crate) fn plan(trace: &mut Trace, stats: &mut Stats, body: &Body) -> Option<
 
 /// A varying access.
 pub(super) struct Varying {
-    extent: Option<Extent>,
-    store: bool,
+    pub extent: Option<Extent>,
+    pub store: bool,
+    /// In H; none if there is an index.
+    pub root: Option<Value>,
+    /// From the root.
+    pub low: i64,
+    pub high: i64,
+    /// Where the root was recorded to be.
+    pub base: Option<u64>,
 }
 
 pub(super) struct Copier<'t, 'b> {
@@ -109,6 +127,15 @@ pub(super) struct Copier<'t, 'b> {
     pub carried_atoms: Vec<bool>,
     /// Whether stores to atoms wait.
     pub sinks: bool,
+    /// Whether they may.
+    pub may_wait: bool,
+    /// Atoms that are stored at the end of each iteration.
+    pub through: Vec<bool>,
+    /// How accesses without bounds are kept apart, if they are.
+    pub windows: Vec<Window>,
+    pub gaps: Vec<Gap>,
+    /// Something is in the way of one.
+    pub unplaced: bool,
     pub stack: Option<Value>,
     /// Where it is at exits that do not list it.
     pub unlisted: Option<i64>,
@@ -132,16 +159,27 @@ pub(super) struct Copy {
     pub exits: Vec<(Value, ExitData)>,
     /// What was loaded from varying places, as long as nothing is stored: where, as which type, the value.
     pub loaded: Vec<(Address, Type, Value)>,
+    /// What the parameters of H are where the iteration begins.
+    pub restart: Vec<Value>,
+    /// Atoms of which the iteration has read what they held at its start.
+    pub read: Vec<bool>,
+    /// Checks that lead back to the start of the iteration.
+    pub breaks: Vec<Break>,
+    /// Stores to varying places that are made at the end.
+    pub late: Vec<Late>,
+    /// Something is stored already.
+    pub wrote: bool,
+    /// Roots of classes that have turned out to change: there will be no such copy.
+    pub moving: Vec<Value>,
 }
 
 impl<'t, 'b> Copier<'t, 'b> {
     fn new(trace: &'t mut Trace, stats: &'t mut Stats, body: &'b Body, accesses: Accesses) -> Copier<'t, 'b> {
-        let entry = trace.entry();
-        let constants_before =
-            trace.segments[entry].insts.iter().copied().filter(|value| trace.as_const(*value).is_some()).collect();
+        let first = &trace.segments[trace.entry()].insts;
+        let constants_before = first.iter().copied().filter(|value| trace.as_const(*value).is_some()).collect();
         let is_stack = |value: &Value| trace.insts[*value].slot() == Some(Slot::RSP);
         let moves = body.params.iter().any(is_stack);
-        let stack = trace.segments[entry].insts.iter().copied().find(is_stack).filter(|_| !moves);
+        let stack = first.iter().copied().find(is_stack).filter(|_| !moves);
         let atoms = accesses.atoms.len();
         // A call may have been made with another one, which is there since.
         let calls = trace.segments.values().any(|segment| matches!(segment.terminator, Terminator::Call(_)));
@@ -159,6 +197,11 @@ impl<'t, 'b> Copier<'t, 'b> {
             carried_params: vec![false; body.params.len()],
             carried_atoms: vec![false; atoms],
             sinks: true,
+            may_wait: true,
+            through: vec![false; atoms],
+            windows: Vec::new(),
+            gaps: Vec::new(),
+            unplaced: false,
             stack,
             unlisted,
             red_zone: false,
@@ -231,6 +274,9 @@ impl<'t, 'b> Copier<'t, 'b> {
             (!address.index.is_some()).then(|| self.accesses.place(address.root, i64::from(address.offset))).flatten();
         let Some((class, offset)) = place else {
             let size = i64::from(inst.ty.bytes());
+            let root = (!address.index.is_some()).then_some(address.root);
+            let low = i64::from(address.offset);
+            let base = self.scope.trace.recorded(value).map(|noted| noted.address.wrapping_sub(low as u64));
             let address = Address { root: self.scope.resolve(address.root), ..address };
             // The check stands in H, where what goes to P does not exist yet.
             let in_reach = |extent: &Extent| ![extent.base, extent.bound].iter().any(|v| self.scope.out.contains(v));
@@ -238,7 +284,7 @@ impl<'t, 'b> Copier<'t, 'b> {
             if extent.is_none() {
                 self.scope.stats.because(value, || Reason::Unbounded { root: address.root });
             }
-            self.varying.push(Varying { extent, store });
+            self.varying.push(Varying { extent, store, root, low, high: low + size, base });
             return;
         };
         let Some(atom) = self.accesses.atom(class, offset, inst.ty) else { return };
@@ -269,13 +315,13 @@ impl<'t, 'b> Copier<'t, 'b> {
 
     /// Makes copies until one is as assumed.
     fn rounds(&mut self) -> Result<Copy, Setback> {
-        if self.varying.iter().any(|access| access.store && access.extent.is_none()) {
-            return Err(Setback::Hopeless("store without bounds"));
-        }
-        self.sinks = self.varying.iter().all(|access| access.extent.is_some()) && self.scope.stats.may("stores wait");
+        self.may_wait = self.scope.stats.may("stores wait");
+        self.sinks = self.may_wait;
+        self.settle()?;
         for _ in 0..MAX_ROUNDS {
             let mark = self.scope.enter();
             match self.round() {
+                Ok(_) if self.unplaced => return Err(Setback::Hopeless("an object where a class was")),
                 Ok(copy) => return Ok(copy),
                 Err(setback) => {
                     self.scope.leave(mark);
@@ -300,6 +346,12 @@ impl<'t, 'b> Copier<'t, 'b> {
             insts: Vec::new(),
             exits: Vec::new(),
             loaded: Vec::new(),
+            restart: Vec::new(),
+            read: vec![false; self.accesses.atoms.len()],
+            breaks: Vec::new(),
+            late: Vec::new(),
+            wrote: false,
+            moving: Vec::new(),
         };
         for (at, &param) in self.body.params.iter().enumerate() {
             let value = if self.carried_params[at] {
@@ -309,6 +361,7 @@ impl<'t, 'b> Copier<'t, 'b> {
                 self.scope.resolve(self.body.args[at])
             };
             copy.env.insert(param, value);
+            copy.restart.push(value);
         }
         for atom in 0..self.accesses.atoms.len() {
             if self.carried_atoms[atom] {
@@ -317,8 +370,16 @@ impl<'t, 'b> Copier<'t, 'b> {
             }
         }
         for &value in &self.body.insts {
-            self.visit(&mut copy, value)?;
+            match self.visit(&mut copy, value) {
+                Err(_) if !copy.moving.is_empty() => break,
+                result => result?,
+            }
         }
+        if !copy.moving.is_empty() {
+            return Err(Setback::Roots(copy.moving));
+        }
+        self.write_late(&mut copy);
+        self.write_through(&mut copy);
         self.confirm(&mut copy)?;
         Ok(copy)
     }
@@ -330,7 +391,7 @@ impl<'t, 'b> Copier<'t, 'b> {
     }
 
     /// The value in H2 that stands for `value` of H.
-    fn map(&self, copy: &Copy, value: Value) -> Value {
+    pub(super) fn map(&self, copy: &Copy, value: Value) -> Value {
         self.scope.resolve(copy.env.get(&value).copied().unwrap_or(value))
     }
 
@@ -369,7 +430,7 @@ impl<'t, 'b> Copier<'t, 'b> {
     }
 
     /// Puts what the scope has made where it belongs.
-    fn place(&mut self, copy: &mut Copy) {
+    pub(super) fn place(&mut self, copy: &mut Copy) {
         for new in std::mem::take(&mut self.scope.out) {
             let inst = &self.scope.trace.insts[new];
             // What can trap, fault or raise a flag in MXCSR stays behind the guards that protect it.
@@ -414,12 +475,16 @@ impl<'t, 'b> Copier<'t, 'b> {
         if address.index.is_some() {
             address.index = self.map(copy, address.index);
         }
-        let fixed = (!address.index.is_some()).then(|| self.accesses.place(root, i64::from(address.offset))).flatten();
-        if let Some((class, offset)) = fixed {
-            // The address in H2 must be one that is known to be the same.
-            if !self.is_same(address.root, self.scope.resolve(root)) {
-                return Err(Setback::Root(root));
+        let mut fixed =
+            (!address.index.is_some()).then(|| self.accesses.place(root, i64::from(address.offset))).flatten();
+        // The address in H2 must be one that is known to be the same. Else the round goes on to find others.
+        if fixed.is_some() && !self.is_same(address.root, self.scope.resolve(root)) {
+            fixed = None;
+            if !copy.moving.contains(&root) {
+                copy.moving.push(root);
             }
+        }
+        if let Some((class, offset)) = fixed {
             let known = |atom: &usize| self.accesses.atoms[self.accesses.atoms[*atom].inside.unwrap_or(*atom)].clean;
             let atom = self.accesses.atom(class, offset, inst.ty).filter(known);
             if let Some(atom) = atom
@@ -429,9 +494,19 @@ impl<'t, 'b> Copier<'t, 'b> {
             }
         }
         inst.set_address(address);
+        if !self.windows.is_empty() && fixed.is_none() {
+            if inst.op == Opcode::Store {
+                return self.late_store(copy, value, root, &inst);
+            }
+            if let Some(known) = self.see_late(copy, root, &address, inst.ty)? {
+                copy.env.insert(value, known);
+                return Ok(());
+            }
+        }
         if inst.op == Opcode::Store {
             inst.args[2] = self.map(copy, inst.args[2]);
             copy.loaded.clear();
+            copy.wrote = true;
         } else if let Some(&(.., known)) = copy.loaded.iter().find(|entry| (entry.0, entry.1) == (address, inst.ty))
             && self.scope.stats.may("load repeated")
         {
@@ -452,28 +527,6 @@ impl<'t, 'b> Copier<'t, 'b> {
         Ok(())
     }
 
-    /// Notes why a guard is in H2.
-    fn explain_guard(&mut self, copy: &Copy, guard: Value, test: Value) {
-        if self.scope.stats.reasons.is_some() {
-            let leaves = why::leaves(self.scope.trace, test, |value| self.scope.resolve(value));
-            let changes = |value: &Value| copy.changing.get(value.index()) == Some(&true);
-            let invariant = !leaves.iter().any(changes);
-            let reason = || if invariant { Reason::Invariant } else { Reason::DependsOn(leaves) };
-            self.scope.stats.because(guard, reason);
-        }
-    }
-
-    /// Notes why an access is in H2; whether it is at a known place.
-    fn explain_access(&mut self, new: Value, inst: &Inst, placed: bool) {
-        let varying = |address: Address| if address.index.is_some() { address.index } else { address.root };
-        let root = inst.address().map_or(Value::NONE, varying);
-        self.scope.stats.because(new, || match (placed, inst.op) {
-            (false, _) => Reason::Varies { root },
-            (true, Opcode::Store) if !self.sinks => Reason::CannotWait,
-            (true, _) => Reason::Parts,
-        });
-    }
-
     /// Does an access to a clean atom without memory; whether that was possible.
     fn promoted(&mut self, copy: &mut Copy, value: Value, inst: &Inst, atom: usize) -> bool {
         if inst.op == Opcode::Store {
@@ -483,6 +536,7 @@ impl<'t, 'b> Copier<'t, 'b> {
         }
         let whole = self.accesses.atoms[atom].inside.unwrap_or(atom);
         let Some(known) = copy.cells[whole] else { return false };
+        copy.read[whole] |= copy.atoms[whole] == Some(known);
         let mut known = self.scope.resolve(known);
         if whole != atom {
             known = self.part(known, whole, atom);
@@ -504,7 +558,7 @@ impl<'t, 'b> Copier<'t, 'b> {
 
     /// Compares what the copy has at its end with what it assumed at its start.
     fn confirm(&mut self, copy: &mut Copy) -> Result<(), Setback> {
-        let mut changed = false;
+        let (mut changed, mut unsettled) = (false, false);
         for at in 0..self.body.params.len() {
             let arg = self.body.args[at];
             if !self.carried_params[at] && self.map(copy, arg) != self.scope.resolve(arg) {
@@ -530,20 +584,19 @@ impl<'t, 'b> Copier<'t, 'b> {
             if fixed(extent.base) && fixed(extent.bound) {
                 continue;
             }
-            if self.varying[at].store {
-                return Err(Setback::Hopeless("bounds of a store that change"));
-            }
-            // The load may be from anywhere.
+            // It may be anywhere.
             self.varying[at].extent = None;
-            self.sinks = false;
-            changed = true;
+            unsettled = true;
         }
-        let carried = self.carried_atoms.iter().filter(|carried| **carried).count();
-        if carried > MAX_CARRIED && self.sinks {
-            self.sinks = false;
-            changed = true;
+        if unsettled {
+            self.settle()?;
         }
-        if changed { Err(Setback::Carried) } else { Ok(()) }
+        let kept = |at: &usize| self.carried_atoms[*at] && !self.through[*at];
+        let carried = (0..self.carried_atoms.len()).filter(kept).count();
+        if carried > MAX_CARRIED && self.sinks && !changed && !unsettled {
+            changed = self.relieve(copy);
+        }
+        if changed || unsettled { Err(Setback::Carried) } else { Ok(()) }
     }
 
     /// What is needed to build the nest, if that is worth it.
@@ -559,31 +612,34 @@ impl<'t, 'b> Copier<'t, 'b> {
                 params.push((*param, self.starts[at], self.map(&copy, body.args[at])));
             }
         }
-        let mut flush = Vec::new();
+        let (mut flush, mut undo) = (Vec::new(), Vec::new());
         for (at, param) in copy.atoms.iter().enumerate() {
             let atom = self.accesses.atoms[at];
             let Some(end) = copy.cells[at].map(|value| self.scope.resolve(value)) else { continue };
             if let (Some(param), Some(start)) = (param, self.ends[at]) {
                 params.push((*param, start, end));
-                if self.waits(at) && !self.is_dead_at_head(at) {
+                if self.waits(at) && !self.through[at] && !self.is_dead_at_head(at) {
                     let (root, offset) = self.address_of(atom.class, atom.offset);
-                    flush.push((atom.ty, Address::new(root, offset as i32), end, self.recorded[at]));
+                    let address = Address::new(root, offset as i32);
+                    flush.push((atom.ty, address, end, self.recorded[at]));
+                    undo.push((atom.ty, address, *param, self.recorded[at]));
                 }
             } else if param.is_some() {
                 return None;
             }
         }
         let mut back: Vec<Value> = body.args.iter().map(|arg| self.map(&copy, *arg)).collect();
-        let (insts, mut exits) = (copy.insts, copy.exits);
+        let (insts, mut exits, breaks, mut restart) = (copy.insts, copy.exits, copy.breaks, copy.restart);
         // Parameters that are the same at first and next are the same.
         while let Some((extra, kept)) = twins(&params) {
             let rename = |value: Value| if value == extra { kept } else { value };
             params.retain(|param| param.0 != extra);
             params.iter_mut().for_each(|param| param.2 = rename(param.2));
-            insts.iter().for_each(|value| self.scope.trace.insts[*value].map_operands(rename));
+            let slow = breaks.iter().flat_map(|check| &check.slow);
+            insts.iter().chain(slow).for_each(|value| self.scope.trace.insts[*value].map_operands(rename));
             exits.iter_mut().for_each(|(_, data)| data.map_values(rename));
-            flush.iter_mut().for_each(|store| store.2 = rename(store.2));
-            back.iter_mut().for_each(|arg| *arg = rename(*arg));
+            flush.iter_mut().chain(&mut undo).for_each(|store| store.2 = rename(store.2));
+            restart.iter_mut().chain(&mut back).for_each(|arg| *arg = rename(*arg));
         }
         let extents = self.extents();
         let mut constants = std::mem::take(&mut self.scope.pool);
@@ -592,8 +648,25 @@ impl<'t, 'b> Copier<'t, 'b> {
         preheader.extend(&copy.preheader);
         let strip = (STRIP / insts.len().max(1) as i64).clamp(64, 60_000);
         let tick = body.insts.iter().copied().find(|value| self.scope.trace.insts[*value].op == Opcode::Tick);
-        let accesses = self.accesses;
-        Some(Plan { constants, preheader, params, insts, exits, flush, back, accesses, extents, strip, tick })
+        let (accesses, windows, gaps) = (self.accesses, self.windows, self.gaps);
+        Some(Plan {
+            constants,
+            preheader,
+            params,
+            insts,
+            exits,
+            flush,
+            back,
+            breaks,
+            undo,
+            restart,
+            windows,
+            gaps,
+            accesses,
+            extents,
+            strip,
+            tick,
+        })
     }
 
     /// The varying accesses that matter, each once.
@@ -619,7 +692,7 @@ fn twins(params: &[(Value, Value, Value)]) -> Option<(Value, Value)> {
 }
 
 /// Notes that a value changes from iteration to iteration.
-fn mark(changing: &mut Vec<bool>, value: Value) {
+pub(super) fn mark(changing: &mut Vec<bool>, value: Value) {
     if changing.len() <= value.index() {
         changing.resize(value.index() + 1, false);
     }

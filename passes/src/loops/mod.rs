@@ -21,6 +21,8 @@
 //! - H2 gives way to H after a bounded number of iterations ([`STRIP`]), so that what other threads and signal handlers
 //!   write is seen after a while, and what H2 has put off is written.
 //! - A store that waits was executed by H before, at the same address: delaying it adds no fault.
+//! - Objects that are others in each iteration are kept apart in H2 itself, by checks that lead back to H, to the start of the
+//!   iteration: nothing is stored before its end then (`windows.rs`).
 //!
 //! # Worked example
 //! `H(v1: i64 = rax): v2 = load [v0 + 8]; v3 = add v2, v1; store [v0 + 16], v3; v4 = load [v0 + 16]; …; jump H(v4)`
@@ -30,7 +32,9 @@ mod accesses;
 mod bounds;
 mod commit;
 mod copy;
+mod reasons;
 mod waiting;
+mod windows;
 
 use crate::Stats;
 use redmagic_ir::{Opcode, Segment, Terminator, Trace, Value};

@@ -24,6 +24,10 @@ impl Copier<'_, '_> {
                 continue;
             }
             let Some(value) = copy.cells[at].map(|value| self.scope.resolve(value)) else { continue };
+            // Memory holds what the last iteration has left.
+            if self.through[at] && copy.cells[at] == copy.atoms[at] {
+                continue;
+            }
             // Memory still holds what H has left.
             if self.ends[at].map(|end| self.scope.resolve(end)) == Some(value) && !self.carried_atoms[at] {
                 continue;
@@ -33,6 +37,11 @@ impl Copier<'_, '_> {
             let value = narrow.map_or(ExitValue::Value(value), ExitValue::Const);
             stores.push(DelayedStore { ty: atom.ty, address: Address::new(root, offset as i32), value });
         }
+        stores.extend(copy.late.iter().map(|late| {
+            let constant = self.scope.as_const(late.value).filter(|_| late.ty.bits() <= 64);
+            let value = constant.map_or(ExitValue::Value(late.value), ExitValue::Const);
+            DelayedStore { ty: late.ty, address: late.address, value }
+        }));
         stores
     }
 

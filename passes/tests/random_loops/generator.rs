@@ -272,11 +272,36 @@ impl Generator {
         let x = self.of_type(Type::I64);
         let index = self.with_const(Opcode::And, x, 0x3f);
         let address = Address { index, scale: self.pick(&[1, 8]), ..self.place() };
+        if self.random(2) == 0 {
+            self.object(address);
+            return;
+        }
         if self.random(12) == 0 {
             let value = self.of_type(Type::I64);
             self.append(Inst::store(Type::I64, address, value));
         } else if self.loads_without_bounds {
             self.append(Inst::load(Type::I64, address));
+        }
+    }
+
+    /// Accesses through one pointer that may be another one in each iteration: to a place of its own, more often than not.
+    fn object(&mut self, place: Address) {
+        let by = if place.scale == 1 { 4 } else { 3 };
+        let scaled = self.with_const(Opcode::Shl, place.index, by);
+        let root = self.binary(Opcode::Add, place.root, scaled);
+        for _ in 0..1 + self.random(3) {
+            let (ty, offset) = (self.pick(&[Type::I64, Type::I64, Type::I32, Type::I8]), self.offset());
+            let far = if self.random(3) > 0 { 0x100 } else { 0 };
+            let address = Address::new(root, offset + far);
+            if self.random(2) == 0 {
+                let value = self.of_type(ty);
+                self.append(Inst::store(ty, address, value));
+            } else {
+                self.append(Inst::load(ty, address));
+            }
+        }
+        if self.random(4) == 0 {
+            self.pointers.push(root);
         }
     }
 
