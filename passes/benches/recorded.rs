@@ -6,8 +6,11 @@
 //! ```
 //!
 //! The argument is a directory with one directory of dumps for each program. Without it, nothing is measured.
+//!
+//! It also counts what a fusion of adjacent tag checks could save: guards that compare loads from neighbouring addresses with
+//! constants, where nothing is stored in between.
 
-use redmagic_ir::{Trace, parse_one};
+use redmagic_ir::{Opcode, SegmentData, Trace, Type, Value, parse_one};
 use redmagic_passes::{Pipeline, optimise};
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -37,6 +40,60 @@ struct Row {
     lifted: usize,
     optimised: usize,
     time: Duration,
+    tags: Tags,
+}
+
+/// Guards, those that compare what was loaded with a constant, and those of these with an earlier one next to them.
+#[derive(Clone, Copy, Default)]
+struct Tags {
+    guards: usize,
+    tags: usize,
+    adjacent: usize,
+}
+
+impl Tags {
+    fn of(trace: &Trace) -> Tags {
+        let mut tags = Tags::default();
+        trace.segments.values().for_each(|segment| tags.count(trace, segment));
+        tags
+    }
+
+    fn count(&mut self, trace: &Trace, segment: &SegmentData) {
+        // Roots, first bytes and the bytes behind what was tested since the last store.
+        let mut tested: Vec<(Value, i32, i32, Type)> = Vec::new();
+        for value in &segment.insts {
+            let inst = &trace.insts[*value];
+            let equal = match inst.op {
+                Opcode::Store | Opcode::Native => {
+                    tested.clear();
+                    continue;
+                }
+                Opcode::Guard => Opcode::Eq,
+                Opcode::GuardNot => Opcode::Ne,
+                _ => continue,
+            };
+            self.guards += 1;
+            let test = &trace.insts[inst.args[0]];
+            let is_tag = test.op == equal && trace.as_const(test.args[1]).is_some();
+            let Some(load) = Some(&trace.insts[test.args[0]]).filter(|load| is_tag && load.op == Opcode::Load) else {
+                continue;
+            };
+            let Some(address) = load.address().filter(|address| !address.index.is_some()) else { continue };
+            let (start, end) = (address.offset, address.offset + load.ty.bytes() as i32);
+            let is_next = |(root, from, to, ty): &(Value, i32, i32, Type)| {
+                *root == address.root && *ty == load.ty && (*from == end || *to == start)
+            };
+            self.tags += 1;
+            self.adjacent += usize::from(tested.iter().any(is_next));
+            tested.push((address.root, start, end, load.ty));
+        }
+    }
+
+    fn add(&mut self, other: Tags) {
+        self.guards += other.guards;
+        self.tags += other.tags;
+        self.adjacent += other.adjacent;
+    }
 }
 
 impl Row {
@@ -46,6 +103,7 @@ impl Row {
         self.lifted += other.lifted;
         self.optimised += other.optimised;
         self.time += other.time;
+        self.tags.add(other.tags);
     }
 
     fn print(&self, name: &str) {
@@ -86,7 +144,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         total.add(&row);
     }
     total.print("all");
-    println!();
+    let Tags { guards, tags, adjacent } = total.tags;
+    println!("guards {guards}, of a loaded value against a constant {tags}, next to an earlier one {adjacent}\n");
     for (least, row) in LENGTHS.iter().zip(&by_length).filter(|(_, row)| row.traces > 0) {
         row.print(&format!("from {least} on"));
     }
@@ -101,6 +160,7 @@ fn measure(dump: &Dump, pipeline: &Pipeline, repeats: usize) -> Row {
         let mut copy = dump.trace.clone();
         optimise(&mut copy, pipeline);
         row.optimised = copy.len();
+        row.tags = Tags::of(&copy);
         runs += 1;
     }
     row.time = (on_processor() - start) / u32::try_from(runs).unwrap_or(u32::MAX);

@@ -16,12 +16,12 @@
 //! Accesses of 8 bytes at `[a]` and `[b + 16]` overlap exactly if 8 < a - b < 24. The guard
 //! `ule (a - b) - 24, -16` holds for all other differences.
 
-use redmagic_ir::{Map, Opcode, Segment, Trace, Value};
+use redmagic_ir::{Entity, Map, Opcode, Segment, Trace, Value};
 
 /// More roots than this are not compared.
-const MAX_ROOTS: usize = 48;
+const MAX_ROOTS: usize = 64;
 /// More pairs than this are not assumed.
-const MAX_PAIRS: usize = 128;
+const MAX_PAIRS: usize = 255;
 /// Of both, so many are for slots that are read at the start of the trace.
 const KEPT_ROOTS: usize = 12;
 const KEPT_PAIRS: usize = 64;
@@ -29,6 +29,8 @@ const KEPT_PAIRS: usize = 64;
 const WANTED: u32 = 3;
 /// The number of no pair.
 const NO_PAIR: u8 = u8::MAX;
+/// The number of no root.
+const NO_ROOT: u8 = u8::MAX;
 
 /// The segments that dominate the current one, and that one.
 pub(crate) type Path = Map<Segment, bool>;
@@ -67,26 +69,35 @@ pub(crate) struct RootId(u8);
 
 /// A set of pairs that are assumed to be apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Pairs(u128);
+pub(crate) struct Pairs([u128; 2]);
 
 impl Pairs {
+    /// The set of the pair with this number.
+    fn one(at: usize) -> Pairs {
+        let mut words = [0; 2];
+        words[at / 128] = 1 << (at % 128);
+        Pairs(words)
+    }
+
     /// Both sets.
     pub(crate) fn add(&mut self, other: Pairs) {
-        self.0 |= other.0;
+        self.0[0] |= other.0[0];
+        self.0[1] |= other.0[1];
     }
 
     /// Whether there is none.
     pub(crate) fn is_empty(self) -> bool {
-        self.0 == 0
+        self.0[0] | self.0[1] == 0
     }
 
     /// Their numbers.
     pub(crate) fn iter(self) -> impl Iterator<Item = usize> {
-        let mut rest = self.0;
+        let [mut low, mut high] = self.0;
         std::iter::from_fn(move || {
-            let at = rest.trailing_zeros() as usize;
-            rest &= rest.wrapping_sub(1);
-            (at < MAX_PAIRS).then_some(at)
+            let (word, first) = if low != 0 { (&mut low, 0) } else { (&mut high, 128) };
+            let at = word.trailing_zeros() as usize;
+            *word &= word.wrapping_sub(1);
+            (at < 128).then_some(first + at)
         })
     }
 }
@@ -133,6 +144,8 @@ pub(crate) struct Guard {
 pub(crate) struct Apart {
     known: Vec<(Gap, Segment)>,
     roots: Vec<Root>,
+    /// For values, up to the last root, their numbers or [`NO_ROOT`].
+    numbers: Vec<u8>,
     assumed: Vec<Assumed>,
     /// For two roots, their pair.
     pairs: Vec<u8>,
@@ -148,6 +161,7 @@ impl Apart {
         let mut apart = Apart {
             known: Vec::new(),
             roots: Vec::new(),
+            numbers: Vec::new(),
             assumed: Vec::new(),
             pairs: vec![NO_PAIR; MAX_ROOTS * MAX_ROOTS],
             assumes: trace.start != 0,
@@ -176,16 +190,21 @@ impl Apart {
         if !at_entry && !self.anywhere {
             return None;
         }
-        let at = self.roots.iter().position(|root| root.value == value);
-        match at {
-            Some(at) => (self.roots[at].base == base).then_some(RootId(at as u8)),
-            None if self.roots.len() + if at_entry { 0 } else { KEPT_ROOTS } < MAX_ROOTS => {
-                let known = self.known.iter().any(|(gap, _)| [gap.a, gap.b].contains(&value));
-                self.roots.push(Root { value, base, at_entry, known });
-                Some(RootId(self.roots.len() as u8 - 1))
-            }
-            None => None,
+        let at = self.numbers.get(value.index()).copied().unwrap_or(NO_ROOT);
+        if let Some(root) = self.roots.get(usize::from(at)) {
+            return (root.base == base).then_some(RootId(at));
         }
+        if self.roots.len() + if at_entry { 0 } else { KEPT_ROOTS } >= MAX_ROOTS {
+            return None;
+        }
+        let known = self.known.iter().any(|(gap, _)| [gap.a, gap.b].contains(&value));
+        let number = self.roots.len() as u8;
+        self.roots.push(Root { value, base, at_entry, known });
+        if self.numbers.len() <= value.index() {
+            self.numbers.resize(value.index() + 1, NO_ROOT);
+        }
+        self.numbers[value.index()] = number;
+        Some(RootId(number))
     }
 
     /// Whether a guard on `path` says that `a - b` is not between `low` and `high`.
@@ -217,7 +236,7 @@ impl Apart {
         let at = usize::from(self.pairs[place]);
         let old = self.assumed.get(at).map(|assumed| assumed.gap);
         if old.is_some_and(|gap| gap.covers(low, high)) {
-            return Some(Pairs(1 << at));
+            return Some(Pairs::one(at));
         }
         let (from, to) = old.map_or((low, high), |gap| (gap.low.min(low), gap.high.max(high)));
         let gap = Gap { a: a.value, b: b.value, low: from, high: to };
@@ -229,7 +248,7 @@ impl Apart {
         let at_entry = a.at_entry && b.at_entry;
         if let Some(known) = self.assumed.get_mut(at) {
             known.gap = gap;
-            return Some(Pairs(1 << at));
+            return Some(Pairs::one(at));
         }
         let allowed = if at_entry { self.assumes } else { self.anywhere };
         let kept = if at_entry { 0 } else { KEPT_PAIRS };
@@ -238,7 +257,7 @@ impl Apart {
         }
         self.pairs[place] = self.assumed.len() as u8;
         self.assumed.push(Assumed { gap, at_entry, used: false, spot: None, asked: 0 });
-        Some(Pairs(1 << (self.assumed.len() - 1)))
+        Some(Pairs::one(self.assumed.len() - 1))
     }
 
     /// The two roots of a pair that must be guarded before anything can be concluded from it on `path`.

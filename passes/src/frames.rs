@@ -271,7 +271,9 @@ impl Analysis<'_> {
                 Some(_) | None => Taint::Clean,
             },
             // Most of the others have nothing to do with the stack.
-            _ if !inst.operands().any(|operand| self.taints[operand].is_near()) => return,
+            _ if !inst.args.iter().any(|operand| self.taints.get(*operand).is_some_and(|taint| taint.is_near())) => {
+                return;
+            }
             _ => {
                 self.compared(inst);
                 plain_taint(trace, &self.taints, inst)

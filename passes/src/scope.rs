@@ -523,22 +523,21 @@ impl<'t> Scope<'t> {
     }
 }
 
-/// A property of opcodes as a set, which is looked at for every instruction.
+/// A property of opcodes as a table, which is looked at for every instruction.
 macro_rules! has_property {
     ($op:expr, $formats:pat, $effects:pat) => {{
-        const SET: u128 = {
-            let mut set = 0;
+        // One entry for every number that an opcode could have: nothing is out of bounds.
+        static TABLE: [bool; 256] = {
+            let mut table = [false; 256];
             let mut at = 0;
             while at < Opcode::ALL.len() {
                 let op = Opcode::ALL[at];
-                if matches!(op.format(), $formats) && matches!(op.effect(), $effects) {
-                    set |= 1 << op as u8;
-                }
+                table[op as u8 as usize] = matches!(op.format(), $formats) && matches!(op.effect(), $effects);
                 at += 1;
             }
-            set
+            table
         };
-        SET >> $op as u8 & 1 == 1
+        TABLE[usize::from($op as u8)]
     }};
 }
 

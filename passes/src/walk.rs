@@ -602,6 +602,16 @@ impl Walk<'_> {
 
 /// Replaces the values of an exit by `f` of them; constants go into the exit itself.
 pub(crate) fn map_exit(trace: &Trace, data: &mut ExitData, f: impl Fn(Value) -> Value) {
+    // Most exits only write slots.
+    if data.recipes.is_empty() && data.stores.is_empty() {
+        for (_, value) in &mut data.slots {
+            if let ExitValue::Value(inner) = value {
+                let inner = f(*inner);
+                *value = trace.as_const(inner).map_or(ExitValue::Value(inner), ExitValue::Const);
+            }
+        }
+        return;
+    }
     data.map_values(f);
     let constant = |value: &mut ExitValue| {
         let ExitValue::Value(inner) = *value else { return None };
