@@ -3,7 +3,7 @@
 //! The option `hot_loop` is read from `REDMAGIC_HOT_LOOP` when the library starts; `REDMAGIC=off` is the option
 //! `enabled`. A value that is not understood changes nothing and is reported once in the log.
 
-use redmagic_passes::Pipeline;
+use redmagic_passes::{MemoryModel, Pipeline};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -65,7 +65,7 @@ pub struct Options {
     pub hot_loop: u32,
     /// Times an exit is taken before a side trace is recorded.
     pub hot_exit: u32,
-    /// The passes of the optimiser.
+    /// The passes of the optimiser, with the memory model that they keep to.
     pub passes: Pipeline,
     /// 0 silent, 1 failures, 2 also traces, 3 everything.
     pub log_level: u32,
@@ -152,10 +152,11 @@ impl fmt::Display for OptionError {
 }
 
 /// The names of all options but `enabled`; in the environment in capitals, behind `REDMAGIC_`.
-pub const NAMES: [&str; 17] = [
+pub const NAMES: [&str; 18] = [
     "hot_loop",
     "hot_exit",
     "passes",
+    "memory_model",
     "log",
     "dump",
     "stats",
@@ -207,7 +208,19 @@ impl Options {
             "enabled" => self.enabled = switch()?,
             "hot_loop" => self.hot_loop = number()?.clamp(1, i32::MAX as u32),
             "hot_exit" => self.hot_exit = number()?.clamp(1, i32::MAX as u32),
-            "passes" => self.passes = Pipeline::parse(value).map_err(|error| wrong(&error.to_string()))?,
+            "passes" => {
+                let model = self.passes.model();
+                self.passes = Pipeline::parse(value).map_err(|error| wrong(&error.to_string()))?.under(model);
+            }
+            "memory_model" => {
+                let model = match value {
+                    "strict" => MemoryModel::Strict,
+                    "default" => MemoryModel::Default,
+                    "interpreter-lock" | "" => MemoryModel::InterpreterLock,
+                    _ => return Err(wrong("strict, default or interpreter-lock")),
+                };
+                self.passes = self.passes.clone().under(model);
+            }
             "log" => {
                 let (level, path) = value.split_once(':').map_or((value, None), |(level, path)| (level, Some(path)));
                 self.log_level = level.parse().map_err(|_| wrong("level or level:path"))?;
@@ -277,5 +290,9 @@ mod tests {
         assert_eq!(options.suspect.as_ref().map(|suspect| suspect.rewrites), Some(u32::MAX));
         assert!(options.set("check", "2").is_ok());
         assert_eq!(options.check, Check::Fork);
+        assert_eq!(options.passes.model(), MemoryModel::InterpreterLock);
+        assert!(options.set("memory_model", "strict").is_ok());
+        assert!(options.set("passes", "params,dce").is_ok());
+        assert_eq!(options.passes.model(), MemoryModel::Strict);
     }
 }

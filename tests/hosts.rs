@@ -144,6 +144,30 @@ fn what_threads_share() {
     check(&["shared.c"], "-O0", Shared);
 }
 
+/// Each memory model with the outcomes that it forbids.
+#[test]
+fn memory_models() {
+    let models = [
+        ("strict", &["writer", "reader", "buffers", "flag"][..]),
+        ("default", &["writer", "buffers", "flag"]),
+        ("interpreter-lock", &["buffers", "flag"]),
+    ];
+    let program = Build::new("tests/hosts", &["litmus.c"], "-O2", Static).build();
+    for (model, tests) in models {
+        for test in tests {
+            let settings = [
+                ("REDMAGIC_MEMORY_MODEL", model.to_owned()),
+                ("REDMAGIC_HOT_LOOP", "20".to_owned()),
+                ("REDMAGIC_JUDGE", "off".to_owned()),
+                ("REDMAGIC_COMPILE_SHARE", "0".to_owned()),
+            ];
+            let outcome = run_with(&program, &settings, &[test.to_string()]);
+            assert_eq!((&*outcome.end, &*outcome.output), ("exit 0", &*format!("{test} 0\n")), "{model}: {outcome:#?}");
+            assert!(outcome.counter("traces") > 0, "{model}, {test}: {outcome:#?}");
+        }
+    }
+}
+
 #[test]
 fn forks() {
     check(&["forks.c"], "-O2", Static);

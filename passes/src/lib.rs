@@ -50,7 +50,7 @@ mod walk;
 mod weight;
 mod why;
 
-pub use pipeline::{Pass, Pipeline, UnknownPass, optimise, optimise_explained, optimise_limited};
+pub use pipeline::{MemoryModel, Pass, Pipeline, UnknownPass, optimise, optimise_explained, optimise_limited};
 pub use rewrites::Rewrite;
 pub use rules::{Rule, all_rules};
 pub use stats::Stats;

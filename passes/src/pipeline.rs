@@ -65,15 +65,32 @@ const PASSES: [Entry; 7] = [
 /// The default list. `forward` does all that `fold` does, and finds more where invariant parameters are gone.
 const DEFAULT: [&str; 7] = ["params", "forward", "flags", "dce", "loops", "sink", "dce"];
 
+/// What the passes may do to loads and stores that other threads can notice.
+///
+/// Calls that are not traced, locked and verbatim instructions, and exits are barriers in all models, and what a loop has
+/// in registers is compared with memory, or written to it, about every 20 microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MemoryModel {
+    /// Every load and every store is performed, in the order of the program.
+    Strict,
+    /// Stores are performed in the order of the program. A value that was loaded before may be used again instead of a load.
+    Default,
+    /// Stores of loops wait as well: threads that share memory hold a lock while they do, and give it up by calls.
+    #[default]
+    InterpreterLock,
+}
+
 /// A list of passes.
 #[derive(Clone)]
 pub struct Pipeline {
     passes: Vec<Entry>,
+    model: MemoryModel,
 }
 
 impl Default for Pipeline {
     fn default() -> Pipeline {
-        Pipeline { passes: DEFAULT.iter().filter_map(|name| Entry::find(name)).collect() }
+        let passes = DEFAULT.iter().filter_map(|name| Entry::find(name)).collect();
+        Pipeline { passes, model: MemoryModel::default() }
     }
 }
 
@@ -84,12 +101,23 @@ impl Pipeline {
         let passes = names
             .map(|name| Entry::find(name).ok_or_else(|| UnknownPass { name: name.to_string() }))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Pipeline { passes })
+        Ok(Pipeline { passes, model: MemoryModel::default() })
     }
 
     /// The same passes but for those called `name`.
     pub fn without(&self, name: &str) -> Pipeline {
-        Pipeline { passes: self.passes.iter().filter(|pass| pass.name != name).copied().collect() }
+        let passes = self.passes.iter().filter(|pass| pass.name != name).copied().collect();
+        Pipeline { passes, model: self.model }
+    }
+
+    /// The same passes under another memory model.
+    pub fn under(self, model: MemoryModel) -> Pipeline {
+        Pipeline { model, ..self }
+    }
+
+    /// The memory model.
+    pub fn model(&self) -> MemoryModel {
+        self.model
     }
 
     /// The names that [`Pipeline::parse`] knows.
@@ -161,6 +189,7 @@ pub fn optimise_explained(trace: &mut Trace, pipeline: &Pipeline) -> (Stats, Rea
 
 fn run(trace: &mut Trace, pipeline: &Pipeline, stats: &mut Stats) {
     stats.ops_before = trace.len() as u32;
+    stats.model = pipeline.model;
     for group in pipeline.groups() {
         run_group(trace, group, stats);
     }

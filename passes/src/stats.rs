@@ -3,6 +3,7 @@
 //! Worked example: `stats.guards_removed` counts guards that were proved to hold, and `stats.rule_hits()` yields each
 //! identity that was applied with the number of times.
 
+use crate::pipeline::MemoryModel;
 use crate::rewrites::{Rewrite, Rewrites};
 use crate::rules;
 use crate::why::{Reason, Reasons};
@@ -52,6 +53,8 @@ pub struct Stats {
     pub loops_copied: u32,
     /// Why loops did not get one.
     pub loop_refusals: Vec<&'static str>,
+    /// What the passes may do to memory.
+    pub(crate) model: MemoryModel,
     /// Why things are left, if somebody wants to know.
     pub(crate) reasons: Option<Box<Reasons>>,
     /// Everything that was done, one by one.

@@ -18,6 +18,7 @@ use crate::frames::{Frames, Overwritten};
 use crate::graph::{self, Graph};
 use crate::loss::Losses;
 use crate::memory::{Base, Domain, Known, Memory, Place};
+use crate::pipeline::MemoryModel;
 use crate::regions::Regions;
 use crate::scope::{self, Scope};
 use crate::why::{self, Reason};
@@ -73,7 +74,8 @@ enum Step {
 
 /// Runs the pass `forward`.
 pub(crate) fn run_forward(trace: &mut Trace, stats: &mut Stats) {
-    run(trace, stats, true);
+    let forward = stats.model != MemoryModel::Strict;
+    run(trace, stats, forward);
 }
 
 /// Walks over `trace`, with memory forwarding if `forward`.

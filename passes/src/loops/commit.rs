@@ -158,6 +158,14 @@ fn store_all(trace: &mut Trace, segment: Segment, stores: &[(Type, Address, Valu
     }
 }
 
+/// Two parameters that are the same at first and next: the second and the first of them.
+pub(super) fn twins(params: &[(Value, Value, Value)]) -> Option<(Value, Value)> {
+    params.iter().enumerate().find_map(|(at, (extra, start, next))| {
+        let kept = params[..at].iter().find(|(_, other, last)| other == start && last == next)?;
+        Some((*extra, kept.0))
+    })
+}
+
 /// The run-time check of what the second copy relies on.
 struct Checks<'t> {
     trace: &'t mut Trace,

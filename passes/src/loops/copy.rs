@@ -11,9 +11,11 @@
 
 use super::accesses::{Accesses, is_immutable};
 use super::bounds::{self, Extent, Limits};
+use super::commit;
 use super::windows::{Break, Gap, Late, Window};
 use super::{Body, STRIP};
 use crate::Stats;
+use crate::pipeline::MemoryModel;
 use crate::scope::{self, MixMap, Scope};
 use crate::walk::map_exit;
 use crate::why::Reason;
@@ -169,7 +171,7 @@ pub(super) struct Copy {
     pub late: Vec<Late>,
     /// Something is stored already.
     pub wrote: bool,
-    /// Roots of classes that have turned out to change: there will be no such copy.
+    /// Roots of classes that have turned out to change.
     pub moving: Vec<Value>,
 }
 
@@ -315,7 +317,8 @@ impl<'t, 'b> Copier<'t, 'b> {
 
     /// Makes copies until one is as assumed.
     fn rounds(&mut self) -> Result<Copy, Setback> {
-        self.may_wait = self.scope.stats.may("stores wait");
+        let lock = self.scope.stats.model == MemoryModel::InterpreterLock;
+        self.may_wait = lock && self.scope.stats.may("stores wait");
         self.sinks = self.may_wait;
         self.settle()?;
         for _ in 0..MAX_ROUNDS {
@@ -631,7 +634,7 @@ impl<'t, 'b> Copier<'t, 'b> {
         let mut back: Vec<Value> = body.args.iter().map(|arg| self.map(&copy, *arg)).collect();
         let (insts, mut exits, breaks, mut restart) = (copy.insts, copy.exits, copy.breaks, copy.restart);
         // Parameters that are the same at first and next are the same.
-        while let Some((extra, kept)) = twins(&params) {
+        while let Some((extra, kept)) = commit::twins(&params) {
             let rename = |value: Value| if value == extra { kept } else { value };
             params.retain(|param| param.0 != extra);
             params.iter_mut().for_each(|param| param.2 = rename(param.2));
@@ -681,14 +684,6 @@ impl<'t, 'b> Copier<'t, 'b> {
         }
         extents
     }
-}
-
-/// Two parameters that are the same at first and next: the second and the first of them.
-fn twins(params: &[(Value, Value, Value)]) -> Option<(Value, Value)> {
-    params.iter().enumerate().find_map(|(at, (extra, start, next))| {
-        let kept = params[..at].iter().find(|(_, other, last)| other == start && last == next)?;
-        Some((*extra, kept.0))
-    })
 }
 
 /// Notes that a value changes from iteration to iteration.

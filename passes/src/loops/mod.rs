@@ -37,6 +37,7 @@ mod waiting;
 mod windows;
 
 use crate::Stats;
+use crate::pipeline::MemoryModel;
 use redmagic_ir::{Opcode, Segment, Terminator, Trace, Value};
 
 /// Operations of H2 between two looks at memory, roughly 20 µs.
@@ -55,6 +56,9 @@ pub(crate) struct Body {
 
 /// Runs the pass.
 pub(crate) fn run(trace: &mut Trace, stats: &mut Stats) {
+    if stats.model == MemoryModel::Strict {
+        return;
+    }
     let headers: Vec<Segment> = trace.segments.keys().filter(|segment| is_simple(trace, *segment)).collect();
     for header in headers {
         let data = &trace.segments[header];
