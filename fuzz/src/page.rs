@@ -6,7 +6,7 @@
 use crate::native::State;
 use crate::undefined::{flag_names, iced_flags, undefined_flags};
 use iced_x86::{Code, CpuidFeature, EncodingKind, Instruction, OpCodeOperandKind, OpKind, Register};
-use redmagic_lift::coverage::{Treatment, treatment};
+use redmagic_lift::coverage::{Treatment, rule, treatment};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
@@ -16,6 +16,10 @@ struct Row {
     /// Operand forms that are lifted, of all.
     lifted: usize,
     forms: usize,
+    /// The rules that lift them, and their operands as the decoder library names them.
+    rules: BTreeSet<String>,
+    operands: Vec<String>,
+    read: u32,
     written: u32,
     undefined: u32,
     features: BTreeSet<String>,
@@ -57,6 +61,12 @@ pub fn page() -> String {
                     let row = lifted.entry(name.clone()).or_default();
                     row.forms += 1;
                     row.lifted += 1;
+                    row.rules.insert(rule(&inst));
+                    let operands = operands(code);
+                    if !row.operands.contains(&operands) {
+                        row.operands.push(operands);
+                    }
+                    row.read |= iced_flags(inst.rflags_read());
                     row.written |= iced_flags(inst.rflags_modified());
                     row.undefined |= undefined_flags(&inst, &State { gpr: [9; 16], ..State::default() });
                     row.features.extend(code.cpuid_features().iter().map(|feature| format!("{feature:?}")));
@@ -67,16 +77,20 @@ pub fn page() -> String {
     lifted.retain(|_, row| row.lifted > 0);
     verbatim.values_mut().for_each(|names| names.retain(|name| !lifted.contains_key(name)));
     let mut text = HEADER.to_owned();
-    text += "\n| Mnemonic | Forms lifted | Flags written | of these undefined | CPU feature |\n|---|---|---|---|---|\n";
+    text += "\n| Mnemonic | Rule | Forms lifted | Operands | Flags read | Flags written | of these undefined | CPU feature |\n";
+    text += "|---|---|---|---|---|---|---|---|\n";
     for (name, row) in &lifted {
         let features: Vec<_> = row.features.iter().map(String::as_str).collect();
-        let (written, undefined) = (flag_names(row.written), flag_names(row.undefined & row.written));
-        let (written, undefined) = (written.replace('|', " "), undefined.replace('|', " "));
+        let [read, written, undefined] =
+            [row.read, row.written, row.undefined & row.written].map(|flags| flag_names(flags).replace('|', " "));
+        let rules: Vec<_> = row.rules.iter().map(String::as_str).collect();
         let _ = writeln!(
             text,
-            "| {name} | {} of {} | {written} | {undefined} | {} |",
+            "| {name} | {} | {} of {} | {} | {read} | {written} | {undefined} | {} |",
+            rules.join(", "),
             row.lifted,
             row.forms,
+            row.operands.join(", "),
             features.join(", ")
         );
     }
@@ -89,6 +103,13 @@ pub fn page() -> String {
         let _ = write!(text, "\n**{reason}**\n{}", wrapped(names));
     }
     text
+}
+
+/// The operands in the name of an encoding: `rm8 r8` of `Add_rm8_r8`.
+fn operands(code: Code) -> String {
+    let name = format!("{code:?}");
+    let name = name.strip_prefix("VEX_").unwrap_or(&name);
+    name.split_once('_').map_or("none".to_owned(), |(_, operands)| operands.replace('_', " "))
 }
 
 const HEADER: &str = "# Supported instructions
@@ -112,6 +133,7 @@ instruction has been compared with the hardware, in all flags that are not undef
   registers, which are no slots, they are executed verbatim.
 - Gathers and masked moves access memory lane by lane, and not where the mask has a 0; dot products (`dpps`, `dppd`), reciprocals
   (`rcpps`) and their like have results that no manual defines to the last bit. They are executed verbatim.
+- Forms are encodings, counted twice where an operand may be a register or memory (`rm`, `m`).
 - x87, MMX and AVX-512 instructions are executed verbatim.
 
 ## Lifted

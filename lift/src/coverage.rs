@@ -111,6 +111,12 @@ pub fn treatment(inst: &Instruction) -> Treatment {
     }
 }
 
+/// The name of the rule for `inst` in the coverage table, without its parameters.
+pub fn rule(inst: &Instruction) -> String {
+    let rule = format!("{:?}", cover::handler(inst));
+    rule.split([' ', '(', '{']).next().unwrap_or_default().to_owned()
+}
+
 /// Whether `inst` belongs to the x87 unit.
 fn is_x87(inst: &Instruction) -> bool {
     use iced_x86::CpuidFeature as F;
