@@ -46,6 +46,9 @@ pub struct Arguments {
     /// How many of the codes that are not lifted to list.
     #[arg(long, default_value = "20")]
     pub list: usize,
+    /// Seconds after which the program gets an alarm, which ends it unless it has other plans.
+    #[arg(long, default_value = "60")]
+    seconds: u32,
     /// The program and its arguments. Its standard output goes to the standard error.
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
@@ -99,11 +102,15 @@ pub fn run(arguments: &Arguments) -> Result<Vec<(PathBuf, Coverage)>, Failure> {
     let name = || program.to_string_lossy().into_owned();
     let mut command = Command::new(program);
     command.args(rest).stdout(Stdio::from(io::stderr()));
-    // SAFETY: one system call between fork and exec.
+    let seconds = arguments.seconds;
+    // SAFETY: two system calls between fork and exec, which leaves the alarm as it is.
     unsafe {
-        command.pre_exec(|| match libc::ptrace(libc::PTRACE_TRACEME, 0, 0_usize, 0_usize) {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
+        command.pre_exec(move || {
+            libc::alarm(seconds);
+            match libc::ptrace(libc::PTRACE_TRACEME, 0, 0_usize, 0_usize) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
         });
     }
     let child = command.spawn().map_err(|error| (name(), error))?;
@@ -136,6 +143,9 @@ impl Run<'_> {
     /// A process has stopped or ended.
     fn stopped(&mut self, process: i32, status: i32) -> io::Result<()> {
         if !libc::WIFSTOPPED(status) {
+            if libc::WIFSIGNALED(status) {
+                eprintln!("process {process} was ended by signal {}", libc::WTERMSIG(status));
+            }
             self.of.remove(&process);
             return Ok(());
         }
