@@ -21,14 +21,14 @@ pub(crate) fn commit(trace: &mut Trace, body: &Body, mut plan: Plan) {
     let entry = trace.entry();
     let mut checks = Checks { trace, insts: Vec::new(), constants: Vec::new(), all: None };
     checks.add(&plan);
+    let strip = checks.passes(&plan);
     let Checks { insts, constants, all, .. } = checks;
     let one = trace.add_inst(Inst::constant(Type::I64, -1));
     let zero = trace.add_inst(Inst::constant(Type::I64, 0));
-    let strip = trace.add_inst(Inst::constant(Type::I64, plan.strip));
     let always = trace.add_inst(Inst::constant(Type::I1, 1));
     // Where the loop has constants of its own, they move to the others.
     trace.segments[body.header].insts.retain(|value| !plan.constants.contains(value));
-    let pool = std::mem::take(&mut plan.constants).into_iter().chain(constants).chain([one, zero, strip, always]);
+    let pool = std::mem::take(&mut plan.constants).into_iter().chain(constants).chain([one, zero, always]);
     let at = trace.segments[entry].insts.iter().take_while(|value| trace.insts[**value].op == Opcode::Slot).count();
     trace.segments[entry].insts.splice(at..at, pool);
 
@@ -206,6 +206,33 @@ impl Checks<'_> {
                 }
             }
         }
+    }
+
+    /// How often H2 runs in a row at most: as long as no guard that it does without would fail.
+    fn passes(&mut self, plan: &Plan) -> Value {
+        let mut passes = self.constant(plan.strip);
+        for limit in &plan.limits {
+            if let Some(step) = limit.step {
+                let one = self.constant(1);
+                let grows = self.binary(Opcode::Eq, Type::I1, step, one);
+                self.require(grows);
+            }
+            let index = self.offset(limit.start, limit.addend);
+            let below = if limit.strict { Opcode::Ult } else { Opcode::Ule };
+            let holds = self.binary(below, Type::I1, index, limit.bound);
+            self.require(holds);
+            let left = self.binary(Opcode::Sub, Type::I64, limit.bound, index);
+            // With an index at the bound allowed, once more; that there is no such number is left to H.
+            let left = self.offset(left, i64::from(!limit.strict));
+            let fewer = self.binary(Opcode::Ult, Type::I1, left, passes);
+            passes = self.emit(Inst::ternary(Opcode::Select, Type::I64, fewer, left, passes));
+        }
+        if plan.limits.iter().any(|limit| !limit.strict) {
+            let zero = self.constant(0);
+            let some = self.binary(Opcode::Ne, Type::I1, passes, zero);
+            self.require(some);
+        }
+        passes
     }
 
     fn constant(&mut self, imm: i64) -> Value {

@@ -12,6 +12,7 @@
 use super::accesses::{Accesses, is_immutable};
 use super::bounds::{self, Extent, Limits};
 use super::commit;
+use super::counted::Limit;
 use super::windows::{Break, Gap, Late, Window};
 use super::{Body, STRIP};
 use crate::Stats;
@@ -58,6 +59,8 @@ pub(crate) struct Plan {
     pub extents: Vec<(Extent, bool)>,
     /// Iterations of H2 in a row.
     pub strip: i64,
+    /// Guards that hold so often are not in H2.
+    pub limits: Vec<Limit>,
     /// What counts H down. H2 does not: it tells how often it has run when it is left.
     pub tick: Option<Value>,
 }
@@ -603,7 +606,7 @@ impl<'t, 'b> Copier<'t, 'b> {
     }
 
     /// What is needed to build the nest, if that is worth it.
-    fn finish(mut self, copy: Copy) -> Option<Plan> {
+    fn finish(mut self, mut copy: Copy) -> Option<Plan> {
         let body = self.body;
         if copy.insts.len() * 10 > body.insts.len() * 9 {
             self.scope.stats.loop_refusals.push("nothing gained");
@@ -632,18 +635,19 @@ impl<'t, 'b> Copier<'t, 'b> {
             }
         }
         let mut back: Vec<Value> = body.args.iter().map(|arg| self.map(&copy, *arg)).collect();
-        let (insts, mut exits, breaks, mut restart) = (copy.insts, copy.exits, copy.breaks, copy.restart);
         // Parameters that are the same at first and next are the same.
         while let Some((extra, kept)) = commit::twins(&params) {
             let rename = |value: Value| if value == extra { kept } else { value };
             params.retain(|param| param.0 != extra);
             params.iter_mut().for_each(|param| param.2 = rename(param.2));
-            let slow = breaks.iter().flat_map(|check| &check.slow);
-            insts.iter().chain(slow).for_each(|value| self.scope.trace.insts[*value].map_operands(rename));
-            exits.iter_mut().for_each(|(_, data)| data.map_values(rename));
+            let slow = copy.breaks.iter().flat_map(|check| &check.slow);
+            copy.insts.iter().chain(slow).for_each(|value| self.scope.trace.insts[*value].map_operands(rename));
+            copy.exits.iter_mut().for_each(|(_, data)| data.map_values(rename));
             flush.iter_mut().chain(&mut undo).for_each(|store| store.2 = rename(store.2));
-            restart.iter_mut().chain(&mut back).for_each(|arg| *arg = rename(*arg));
+            copy.restart.iter_mut().chain(&mut back).for_each(|arg| *arg = rename(*arg));
         }
+        let limits = self.limit(&mut copy, &params);
+        let (insts, exits, breaks, restart) = (copy.insts, copy.exits, copy.breaks, copy.restart);
         let extents = self.extents();
         let mut constants = std::mem::take(&mut self.scope.pool);
         constants.retain(|value| !self.constants_before.contains(value));
@@ -668,6 +672,7 @@ impl<'t, 'b> Copier<'t, 'b> {
             accesses,
             extents,
             strip,
+            limits,
             tick,
         })
     }

@@ -32,6 +32,7 @@ mod accesses;
 mod bounds;
 mod commit;
 mod copy;
+mod counted;
 mod reasons;
 mod waiting;
 mod windows;

@@ -456,6 +456,15 @@ impl Generator {
                 params.push((slot, self.of_type(Type::I64)));
             }
         }
+        // An index that grows, and a bound for it.
+        let index = (self.random(3) == 0).then(|| {
+            let [start, bound] = [7, 63].map(|mask| {
+                let word = self.of_type(Type::I64);
+                self.with_const(Opcode::And, word, mask)
+            });
+            params.push((None, start));
+            (params.len() - 1, bound)
+        });
         let moving = self.random(4);
         if moving < 3 {
             let slot = if self.random(2) == 0 { Some(Slot::RBX) } else { None };
@@ -487,9 +496,20 @@ impl Generator {
         let zero = self.constant(Type::I64, 0);
         let goes_on = self.compare(Opcode::Ne, counter, zero);
         self.guard(goes_on);
+        if let Some((at, bound)) = index {
+            let addend = self.pick(&[0, 0, -1, 3]);
+            let sum = if addend == 0 { heads[at] } else { self.with_const(Opcode::Add, heads[at], addend) };
+            let op = self.pick(&[Opcode::Ult, Opcode::Ult, Opcode::Ule]);
+            let test = if self.random(3) == 0 { self.compare(op, bound, sum) } else { self.compare(op, sum, bound) };
+            self.guard(test);
+        }
         (0..steps).for_each(|_| self.step());
         let mut next = vec![self.with_const(Opcode::Sub, counter, 1)];
-        for &head in &heads[1..data] {
+        for (at, &head) in heads.iter().enumerate().take(data).skip(1) {
+            if index.is_some_and(|(index, _)| index == at) {
+                next.push(self.with_const(Opcode::Add, head, 1));
+                continue;
+            }
             let arg = match self.random(6) {
                 0 => self.constant(Type::I64, 7),
                 1 => head,
