@@ -1,0 +1,78 @@
+//! Guards on an index that grows: the second copy does without them, and ends before the index reaches its bound.
+
+mod common;
+
+use common::{guest, trace};
+use redmagic_ir::sandbox::{TestGuest, compare};
+use redmagic_ir::{Opcode, Slot, Trace};
+use redmagic_passes::{Pipeline, optimise};
+
+const FUEL: u64 = 20_000;
+
+/// A loop over the index rdx, which grows by what memory at rbx + 8 holds, while `test` of it (v20) and rcx (v2) is as expected.
+fn text(test: &str, guard: &str) -> String {
+    format!(
+        "trace t {{
+seg0():
+  v0: i64 = slot rax
+  v1: i64 = slot rbx
+  v2: i64 = slot rcx
+  v3: i64 = slot rdx
+  v7: i64 = const 0
+  v8: i64 = const -1
+  jump seg1(v0, v3)
+seg1(v9: i64 = rax, v10: i64 = rdx):
+  v11: i1 = ne v9, v7
+  guard v11, exit0
+  v20: i64 = add v10, v8
+  v21: i1 = {test}
+  {guard} v21, exit1
+  v22: i64 = load [v1 + 8] @0x5008=0x1
+  v23: i64 = load [v1] @0x5000=0x2
+  v24: i64 = add v23, v10
+  store i64 [v1], v24 @0x5000=0x9
+  v25: i64 = add v10, v22
+  v26: i64 = add v9, v8
+  jump seg1(v26, v25)
+exit0 @0x40 {{ rax = v9, rdx = v10 }}
+exit1 @0x44 {{ rax = v9, rdx = v10 }}
+}}"
+    )
+}
+
+fn state(count: u64, index: u64, bound: u64, step: u64) -> TestGuest {
+    let mut guest = guest(&[(Slot::RAX, count), (Slot::RBX, 0x5000), (Slot::RCX, bound), (Slot::RDX, index)]);
+    guest.memory.set(0x5008, 8, u128::from(step));
+    guest
+}
+
+fn guards(trace: &Trace) -> usize {
+    let insts = trace.segments.values().flat_map(|segment| &segment.insts);
+    insts.filter(|value| matches!(trace.insts[**value].op, Opcode::Guard | Opcode::GuardNot)).count()
+}
+
+#[test]
+fn the_bound_is_met_exactly() {
+    const EDGE: u64 = u64::MAX;
+    for (test, guard) in
+        [("ult v20, v2", "guard"), ("ule v20, v2", "guard"), ("ule v2, v20", "guard_not"), ("ult v2, v20", "guard_not")]
+    {
+        let before = trace(&text(test, guard));
+        let mut after = before.clone();
+        optimise(&mut after, &Pipeline::default());
+        assert_eq!(guards(&after), 3, "two, and one of them again: {after}");
+        let mut ends = 0;
+        for index in [0, 1, 2, 5, 8, 9, 10, 11, 300, EDGE - 9, EDGE - 1, EDGE, 1 << 63] {
+            for bound in [0, 1, 2, 9, 10, 40, 600, EDGE - 8, EDGE - 1, EDGE, 1 << 63, (1 << 63) + 5] {
+                for (count, step) in [(0, 1), (1, 1), (7, 1), (400, 1), (20, 0), (20, 2), (20, EDGE)] {
+                    let guest = state(count, index, bound, step);
+                    let same = compare(&before, &after, &guest, FUEL);
+                    ends += usize::from(same.unwrap_or_else(|difference| {
+                        panic!("{test}, index {index:#x}, bound {bound:#x}, {count} times, step {step:#x}: {difference}\n{after}")
+                    }));
+                }
+            }
+        }
+        assert!(ends > 1000, "{ends}");
+    }
+}
