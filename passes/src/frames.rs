@@ -76,7 +76,7 @@ impl Taint {
 
     /// What becomes of it when `by` is added.
     fn moved(self, by: i64) -> Taint {
-        let near = |offset: i64| offset.checked_add(by).filter(|sum| sum.abs() <= REACH);
+        let near = |offset: i64| offset.checked_add(by).filter(|sum| (-REACH..=REACH).contains(sum));
         match self {
             Taint::Clean => Taint::Clean,
             Taint::Exact(offset) => near(offset).map_or(Taint::Tainted, Taint::Exact),
