@@ -208,7 +208,7 @@ fn stages(
 ) -> Result<Compiled, Failure> {
     let instructions = recorder.log.len();
     // The optimiser leaves an operation for two instructions, or more.
-    if let Some(until) = shared.affordable_after(instructions as u64 / 2 * LOWERING_NS) {
+    if let Some(until) = shared.affordable_after(instructions as u64 / 2 * LOWERING_NS, &recorder.origin) {
         return Err(Failure::TooManyInstructions { instructions, until });
     }
     let begin = Instant::now();
@@ -241,7 +241,7 @@ fn stages(
     if trace.len() > shared.options.max_operations as usize {
         return Err(Failure::TooManyOperations(trace.len()));
     }
-    if let Some(until) = shared.affordable_after(trace.len() as u64 * LOWERING_NS) {
+    if let Some(until) = shared.affordable_after(trace.len() as u64 * LOWERING_NS, &recorder.origin) {
         return Err(Failure::NotYet { operations: trace.len(), until });
     }
     if judged && passes.loops_copied == 0 {
@@ -297,8 +297,8 @@ fn gains(trace: &Trace, recorder: &Recorder) -> Result<(), Failure> {
 fn optimise(trace: &mut Trace, options: &Options, number: u32) -> Stats {
     match options.suspect.as_ref().filter(|suspect| suspect.trace == number) {
         Some(suspect) => {
-            let passes = suspect.passes.as_ref().unwrap_or(&options.passes);
-            redmagic_passes::optimise_limited(trace, passes, suspect.rewrites)
+            let passes = suspect.passes.as_ref().unwrap_or(&options.passes).clone().under(options.passes.model());
+            redmagic_passes::optimise_limited(trace, &passes, suspect.rewrites)
         }
         None => redmagic_passes::optimise(trace, &options.passes),
     }
@@ -540,6 +540,7 @@ fn unit(recorder: &Recorder, trace: &Trace, lowered: Lowered, wide: bool, vector
             piece: None,
             link: None,
             failures: 0,
+            not_before: 0,
         })
         .collect();
     let pcs = || recorder.log.iter().map(|entry| entry.slot.pc);

@@ -17,7 +17,7 @@ use crate::context::Context;
 use crate::exits::ExitRecord;
 use crate::fork_check::{Trial, try_out};
 use crate::functions::Treatment;
-use crate::heat::{LATER, come_back, cool_exit, heat_up, penalise, postpone, retry};
+use crate::heat::{LATER, come_back, cool_exit, heat_up, leave_alone, pause, penalise, postpone, retry};
 use crate::judge::{self, Hot};
 use crate::loops::Loop;
 use crate::memory::{self, SignalsBlocked, read_word};
@@ -128,7 +128,11 @@ fn warm_anchor(runtime: &'static Runtime, thread: &mut Thread, known: Option<&'s
         Some(own) => own,
         None => runtime.find_or_add(id, thread.context.rip, thread.context.address()),
     };
-    if own.disabled.load(Relaxed) || !heat_up(&own.heat, passes) {
+    if own.disabled.load(Relaxed) {
+        leave_alone(runtime, own);
+        return Next::back();
+    }
+    if !heat_up(&own.heat, passes) {
         return Next::back();
     }
     match judge::hot(runtime, own) {
@@ -139,8 +143,9 @@ fn warm_anchor(runtime: &'static Runtime, thread: &mut Thread, known: Option<&'s
             return Next::enter(function);
         }
     }
-    if !runtime.may_compile() || own.not_before.load(Relaxed) > memory::process_time() {
-        own.heat.store(i32::try_from(runtime.hot_loop().saturating_mul(LATER)).unwrap_or(i32::MAX), Relaxed);
+    let now = memory::process_time();
+    if !runtime.may_compile(now, &Origin::Anchor(own)) || own.not_before.load(Relaxed) > now {
+        pause(runtime, own, now);
         return Next::back();
     }
     if thread.recorder.is_some() {
@@ -521,6 +526,8 @@ struct Taken {
     is_call: bool,
     /// The loop whose meter has run out.
     timed: Option<&'static Loop>,
+    /// No recording is made from here before the process has run for so many nanoseconds.
+    not_before: u64,
     /// What a recording from here is a recording of.
     origin: Origin,
 }
@@ -537,12 +544,12 @@ fn complete_exit(runtime: &'static Runtime, thread: &mut Thread, record: &ExitRe
         Origin::Anchor(_) | Origin::Exit { .. } => None,
     };
     let origin = origin_of_exit(runtime, info.kind, record);
-    Taken { dropped: unit.dropped, is_call: info.is_call, timed, origin }
+    Taken { dropped: unit.dropped, is_call: info.is_call, timed, not_before: info.not_before, origin }
 }
 
 /// Records a side trace from an exit whose state is in the context, if nothing speaks against it.
 fn begin_at_exit(runtime: &'static Runtime, thread: &mut Thread, record: &ExitRecord, taken: Taken) -> Next {
-    let Taken { dropped, is_call, timed, origin } = taken;
+    let Taken { dropped, is_call, timed, not_before, origin } = taken;
     if is_call {
         // No memory for its piece: the call is made without us.
         return calls::make_plainly(runtime, &mut thread.context, record);
@@ -552,7 +559,8 @@ fn begin_at_exit(runtime: &'static Runtime, thread: &mut Thread, record: &ExitRe
         let function = own.function.load(Acquire);
         return if goes_on && function != 0 { Next::enter(function) } else { leave_anywhere(runtime, &thread.context) };
     }
-    if !runtime.may_compile() {
+    let now = memory::process_time();
+    if not_before > now || !runtime.may_compile(now, &origin) {
         cool_exit(&mut runtime.lock(), record.unit, record.index, runtime.hot_exit().saturating_mul(LATER));
         return leave_anywhere(runtime, &thread.context);
     }

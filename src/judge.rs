@@ -24,6 +24,7 @@
 //! 64 passes take 200 µs before the recording, so windows have 64 passes. With the trace four of five windows take 840 µs
 //! together, without it 760 µs: the trace is dropped with its side traces, and the loop is recorded again much later.
 
+use crate::heat::let_pass;
 use crate::loops::Loop;
 use crate::memory::{process_time, thread_time};
 use crate::options::{Check, Engine};
@@ -245,7 +246,7 @@ pub fn hot(runtime: &'static Runtime, own: &'static Loop) -> Hot {
         // Where every pass comes here, timing them would time us.
         None if runtime.is_pinned(own.id) => Hot::Record,
         None => {
-            wait(runtime, own, PASSES);
+            let_pass(runtime, own, PASSES as u32);
             shared.docket.0.insert(own.number, State::Interpreting(Window::open()));
             Hot::Wait
         }
@@ -259,18 +260,12 @@ pub fn hot(runtime: &'static Runtime, own: &'static Loop) -> Hot {
     }
 }
 
-/// Lets a window of passes go by in the interpreter.
-fn wait(runtime: &Runtime, own: &Loop, passes: i64) {
-    own.heat.store(0, Relaxed);
-    runtime.count_down(own.id, passes as i32);
-}
-
 /// A hot anchor while the loop's trace is set aside: a window without it begins or ends.
 fn without(runtime: &'static Runtime, shared: &mut Shared, own: &'static Loop, mut trial: Trial) -> Hot {
     let (function, window) = match trial.phase {
         Phase::With(_) => return Hot::Wait,
         Phase::Aside(function) => {
-            wait(runtime, own, trial.passes);
+            let_pass(runtime, own, trial.passes as u32);
             trial.phase = Phase::Without(function, Window::open());
             shared.docket.0.insert(own.number, State::Trial(trial));
             return Hot::Wait;

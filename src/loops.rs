@@ -37,6 +37,10 @@ pub struct Loop {
     pub failures: AtomicU32,
     /// Its last recording was so long that it is not recorded again before the process has run for so many nanoseconds.
     pub not_before: AtomicU64,
+    /// Passes that were let go by when no time could be spent on it the last time.
+    pub pause: AtomicU32,
+    /// That was when the process had run for so many nanoseconds.
+    pub paused: AtomicU64,
     /// Recordings that left the loop before they came round.
     pub detours: AtomicU32,
     /// Traces that were dropped because the interpreter is faster.
@@ -169,6 +173,8 @@ impl Loops {
             heat: AtomicI32::new(i32::try_from(heat).unwrap_or(i32::MAX)),
             failures: AtomicU32::new(0),
             not_before: AtomicU64::new(0),
+            pause: AtomicU32::new(0),
+            paused: AtomicU64::new(0),
             detours: AtomicU32::new(0),
             dismissals: AtomicU32::new(0),
             disabled: AtomicBool::new(false),

@@ -67,6 +67,8 @@ pub struct Options {
     pub hot_exit: u32,
     /// The passes of the optimiser, with the memory model that they keep to.
     pub passes: Pipeline,
+    /// Somebody has chosen the memory model: nobody can choose a weaker one.
+    memory_model_chosen: bool,
     /// 0 silent, 1 failures, 2 also traces, 3 everything.
     pub log_level: u32,
     /// Where the log goes; standard error if empty.
@@ -105,7 +107,8 @@ impl Default for Options {
             enabled: true,
             hot_loop: 200,
             hot_exit: 50,
-            passes: Pipeline::default(),
+            passes: Pipeline::default().under(MemoryModel::Default),
+            memory_model_chosen: false,
             log_level: 0,
             log_path: None,
             dump: None,
@@ -117,7 +120,7 @@ impl Default for Options {
             max_operations: 12_000,
             max_traces: u32::MAX,
             suspect: None,
-            compile_share: 4,
+            compile_share: 2,
             judge: true,
             trace_modules: Vec::new(),
         }
@@ -216,10 +219,12 @@ impl Options {
                 let model = match value {
                     "strict" => MemoryModel::Strict,
                     "default" => MemoryModel::Default,
-                    "interpreter-lock" | "" => MemoryModel::InterpreterLock,
+                    "interpreter-lock" => MemoryModel::InterpreterLock,
                     _ => return Err(wrong("strict, default or interpreter-lock")),
                 };
-                self.passes = self.passes.clone().under(model);
+                let weakest = if self.memory_model_chosen { self.passes.model() } else { model };
+                self.memory_model_chosen = true;
+                self.passes = self.passes.clone().under(model.min(weakest));
             }
             "log" => {
                 let (level, path) = value.split_once(':').map_or((value, None), |(level, path)| (level, Some(path)));
@@ -290,9 +295,14 @@ mod tests {
         assert_eq!(options.suspect.as_ref().map(|suspect| suspect.rewrites), Some(u32::MAX));
         assert!(options.set("check", "2").is_ok());
         assert_eq!(options.check, Check::Fork);
+        assert_eq!(options.passes.model(), MemoryModel::Default);
+        assert!(options.set("memory_model", "interpreter-lock").is_ok());
         assert_eq!(options.passes.model(), MemoryModel::InterpreterLock);
         assert!(options.set("memory_model", "strict").is_ok());
         assert!(options.set("passes", "params,dce").is_ok());
+        assert_eq!(options.passes.model(), MemoryModel::Strict);
+        // What the environment asks for, the host cannot take back.
+        assert!(options.set("memory_model", "interpreter-lock").is_ok());
         assert_eq!(options.passes.model(), MemoryModel::Strict);
     }
 }

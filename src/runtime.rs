@@ -487,7 +487,9 @@ impl Runtime {
         let bucket = Runtime::bucket(id);
         if self.pinned[bucket].load(Relaxed) == 0 {
             let counter = self.counter(bucket);
-            counter.store(counter.load(Relaxed).saturating_add(SHORT).min(self.first_count()), Relaxed);
+            let left = counter.load(Relaxed);
+            // What stands higher waits for another reason.
+            counter.store(left.saturating_add(SHORT).min(self.first_count()).max(left), Relaxed);
         }
     }
 

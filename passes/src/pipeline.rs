@@ -65,11 +65,11 @@ const PASSES: [Entry; 7] = [
 /// The default list. `forward` does all that `fold` does, and finds more where invariant parameters are gone.
 const DEFAULT: [&str; 7] = ["params", "forward", "flags", "dce", "loops", "sink", "dce"];
 
-/// What the passes may do to loads and stores that other threads can notice.
+/// What the passes may do to loads and stores that other threads can notice; the strictest model comes first.
 ///
 /// Calls that are not traced, locked and verbatim instructions, and exits are barriers in all models, and what a loop has
 /// in registers is compared with memory, or written to it, about every 20 microseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MemoryModel {
     /// Every load and every store is performed, in the order of the program.
     Strict,

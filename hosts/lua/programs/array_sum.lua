@@ -1,6 +1,6 @@
 -- Reads a small array again and again.
 -- sizes: test=20 idle=1500
-local rounds = tonumber(arg[1]) or 600000
+local rounds = tonumber(arg[1]) or 2400000
 local a = {}
 for i = 1, 100 do
   a[i] = i * i

@@ -1,6 +1,6 @@
 -- Writes an array in place, and one that grows.
 -- sizes: test=20 idle=1500
-local rounds = tonumber(arg[1]) or 600000
+local rounds = tonumber(arg[1]) or 2400000
 local a = {}
 for i = 1, 100 do
   a[i] = 0

@@ -1,6 +1,6 @@
 -- Calls closures that keep their state in upvalues.
 -- sizes: test=500 idle=40000
-local n = tonumber(arg[1]) or 12000000
+local n = tonumber(arg[1]) or 48000000
 local function counter(step)
   local value = 0
   return function(x)

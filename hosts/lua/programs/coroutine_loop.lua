@@ -1,6 +1,6 @@
 -- Loops on both sides of a yield, wrapped coroutines as iterators, and errors that cross them.
 -- sizes: test=40 idle=1500
-local n = tonumber(arg[1]) or 1000000
+local n = tonumber(arg[1]) or 4500000
 local function numbers(limit)
   return coroutine.wrap(function()
     for i = 1, limit do

@@ -1,6 +1,6 @@
 -- Every permutation of 1..n in lexicographic order: how many prefix reversals bring 1 to the front?
 -- sizes: test=5 idle=6
-local n = tonumber(arg[1]) or 9
+local n = tonumber(arg[1]) or 10
 local p, q = {}, {}
 for i = 1, n do
   p[i] = i

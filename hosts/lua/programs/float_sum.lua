@@ -1,6 +1,6 @@
 -- Sums floats.
 -- sizes: test=1000 idle=200000
-local n = tonumber(arg[1]) or 100000000
+local n = tonumber(arg[1]) or 400000000
 local x = 0.0
 for _ = 1, n do
   x = x + 1.5

@@ -1,6 +1,6 @@
 -- Calls small local and global functions, recursive ones too.
 -- sizes: test=300 idle=15000
-local n = tonumber(arg[1]) or 2500000
+local n = tonumber(arg[1]) or 8000000
 local function add(a, b)
   return a + b
 end

@@ -1,6 +1,6 @@
 -- Makes garbage: linked lists, trees, closures, weak tables and finalizers, with every mode of the collector.
 -- sizes: test=30 idle=600
-local n = tonumber(arg[1]) or 250000
+local n = tonumber(arg[1]) or 1200000
 local function list(length)
   local head
   for i = 1, length do

@@ -1,6 +1,6 @@
 -- Reads and writes global variables.
 -- sizes: test=1000 idle=80000
-local n = tonumber(arg[1]) or 20000000
+local n = tonumber(arg[1]) or 80000000
 total, step = 0, 3
 for i = 1, n do
   total = total + step

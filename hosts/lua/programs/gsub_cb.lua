@@ -1,6 +1,6 @@
 -- Replacement callbacks and iterators of string patterns.
 -- sizes: test=5 idle=60
-local n = tonumber(arg[1]) or 24000
+local n = tonumber(arg[1]) or 80000
 local text = ("the quick brown fox, 42 lazy dogs; and 7 cats "):rep(5)
 local words, digits, length = 0, 0, 0
 for round = 1, n do

@@ -1,6 +1,6 @@
 -- Counts iterations over a grid of the Mandelbrot set.
 -- sizes: test=12 idle=18
-local n = tonumber(arg[1]) or 600
+local n = tonumber(arg[1]) or 1100
 local inside, total = 0, 0
 for py = 0, n - 1 do
   local ci = 2.0 * py / n - 1.0

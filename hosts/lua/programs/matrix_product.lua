@@ -1,6 +1,6 @@
 -- Multiplies two square matrices of floats.
 -- sizes: test=10 idle=18
-local n = tonumber(arg[1]) or 300
+local n = tonumber(arg[1]) or 440
 local function matrix(seed)
   local m = {}
   for i = 1, n do

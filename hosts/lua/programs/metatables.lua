@@ -1,6 +1,6 @@
 -- Operators, indexing, calls and length through metamethods.
 -- sizes: test=60 idle=2500
-local n = tonumber(arg[1]) or 400000
+local n = tonumber(arg[1]) or 900000
 local Vector = {}
 Vector.__index = Vector
 local function vector(x, y)

@@ -1,6 +1,6 @@
 -- Calls methods through one and two levels of inheritance.
 -- sizes: test=500 idle=15000
-local n = tonumber(arg[1]) or 4000000
+local n = tonumber(arg[1]) or 12000000
 local Account = {}
 Account.__index = Account
 function Account.new(balance)

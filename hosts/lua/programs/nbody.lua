@@ -1,6 +1,6 @@
 -- Bodies that attract each other in space, moved step by step.
 -- sizes: test=50 idle=150
-local steps = tonumber(arg[1]) or 250000
+local steps = tonumber(arg[1]) or 1000000
 local sqrt = math.sqrt
 local bodies = {}
 for i = 1, 5 do

@@ -1,6 +1,6 @@
 -- Errors caught in loops: of values, of the interpreter, in nested protected calls, with messages and handlers.
 -- sizes: test=60 idle=2500
-local n = tonumber(arg[1]) or 400000
+local n = tonumber(arg[1]) or 3200000
 local caught, passed, depth = 0, 0, 0
 local function risky(i)
   if i % 3 == 0 then

@@ -1,6 +1,6 @@
 -- Places queens on a board, row by row, with backtracking.
 -- sizes: test=5 idle=6
-local n = tonumber(arg[1]) or 12
+local n = tonumber(arg[1]) or 13
 local columns, rising, falling = {}, {}, {}
 for i = 1, n do
   columns[i] = true

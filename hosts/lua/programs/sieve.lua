@@ -1,6 +1,6 @@
 -- Primes by crossing out multiples.
 -- sizes: test=2000 idle=12000
-local n = tonumber(arg[1]) or 4000000
+local n = tonumber(arg[1]) or 8000000
 local composite = {}
 for i = 1, n do
   composite[i] = false

@@ -1,6 +1,6 @@
 -- Sorts with comparison functions: loops in C that call Lua.
 -- sizes: test=40 idle=700
-local n = tonumber(arg[1]) or 120000
+local n = tonumber(arg[1]) or 450000
 local seed = 42
 local function random()
   seed = (seed * 1103515245 + 12345) & 0x7fffffff

@@ -1,6 +1,6 @@
 -- The largest singular value of an infinite matrix's corner, by power iteration.
 -- sizes: test=12 idle=16
-local n = tonumber(arg[1]) or 500
+local n = tonumber(arg[1]) or 1000
 local function element(i, j)
   local d = i + j
   return 1.0 / (d * (d - 1) * 0.5 + i)

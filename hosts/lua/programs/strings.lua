@@ -1,6 +1,6 @@
 -- Makes, cuts, searches and compares strings.
 -- sizes: test=60 idle=1200
-local n = tonumber(arg[1]) or 300000
+local n = tonumber(arg[1]) or 1200000
 local letters = "abcdefghijklmnopqrstuvwxyz"
 local hash, parts, less = 5381, {}, 0
 local previous = ""

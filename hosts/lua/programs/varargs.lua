@@ -1,6 +1,6 @@
 -- Functions of any number of arguments and results.
 -- sizes: test=60 idle=2500
-local n = tonumber(arg[1]) or 500000
+local n = tonumber(arg[1]) or 3000000
 local function count(...)
   return select("#", ...)
 end

@@ -1,6 +1,6 @@
 -- The loops that jump back by a plain jump: while, repeat, goto, break, nested and with several ways round.
 -- sizes: test=300 idle=20000
-local n = tonumber(arg[1]) or 9000000
+local n = tonumber(arg[1]) or 40000000
 
 local i, odd, third, rest = 0, 0, 0, 0
 while i < n do
