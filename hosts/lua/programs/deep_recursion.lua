@@ -12,8 +12,8 @@ local function descend(depth)
   return sum
 end
 local total = 0
-for round = 1, 20 do
-  total = total + descend(n // 20 * round // 20) % 1000003
+for round = 1, n > 1000 and 8000 or 20 do
+  total = total + descend(n // 20 * ((round - 1) % 20 + 1) // 20) % 1000003
 end
 print(total)
 
