@@ -40,6 +40,7 @@ int main(int argc, char **argv) {
     long limit = argc > 1 ? atol(argv[1]) : 1000000;
     const char *program = argc > 2 ? argv[2] : "++-<";
     redmagic_start();
+    redmagic_configure("memory_model", "interpreter-lock"); /* there is one thread */
     redmagic_assume_immutable(program, strlen(program) + 1);
     printf("%ld\n", run(program, limit));
     redmagic_forget(program, strlen(program) + 1);

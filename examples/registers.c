@@ -66,6 +66,7 @@ static void run(const int *code, long *registers) {
 
 int main(int argc, char **argv) {
     redmagic_start();
+    redmagic_configure("memory_model", "interpreter-lock"); /* there is one thread */
     redmagic_assume_immutable(square, sizeof square);
     for (int at = 1; at < argc || at == 1; at++) {
         long registers[4] = {argc > 1 ? atol(argv[at]) : 20000};

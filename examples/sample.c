@@ -85,6 +85,7 @@ static void run(struct machine *machine, const char *program) {
 int main(void) {
     struct machine machine = {{0}, 0};
     redmagic_start();
+    redmagic_configure("memory_model", "interpreter-lock"); /* there is one thread */
     machine.variables['n' - 'a'] = 5000;
     machine.variables['m' - 'a'] = 5000;
     static const char program[] = "=s0=o0=i2"

@@ -115,6 +115,7 @@ const std::vector<Insn> throwing = {
 
 int main() {
     redmagic_start();
+    redmagic_configure("memory_model", "interpreter-lock"); /* there is one thread */
     {
         Machine machine(catching);
         machine.registers[1] = 3000;

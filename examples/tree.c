@@ -67,6 +67,7 @@ static const struct node *binary(enum kind kind, const struct node *left, const 
 int main(int argc, char **argv) {
     enum { N, SUM };
     redmagic_start();
+    redmagic_configure("memory_model", "interpreter-lock"); /* there is one thread */
     const struct node *square = binary(TIMES, variable(N), variable(N));
     const struct node *body = binary(SEQUENCE, assign(SUM, binary(PLUS, variable(SUM), square)),
                                      assign(N, binary(PLUS, variable(N), number(-1))));

@@ -188,6 +188,8 @@ pub fn run_with(program: &Path, settings: &[(&str, String)], arguments: &[String
     for variable in ["REDMAGIC", "REDMAGIC_HOT_LOOP", "REDMAGIC_LOG", "REDMAGIC_DUMP", "REDMAGIC_PASSES"] {
         command.env_remove(variable);
     }
+    // Unless a test says otherwise, the model that leaves most to the optimiser.
+    command.env("REDMAGIC_MEMORY_MODEL", "interpreter-lock");
     command.env("REDMAGIC_STATS", &statistics).envs(settings.iter().map(|(name, value)| (*name, value)));
     command.stdin(Stdio::null()).stdout(File::create(&output).unwrap()).stderr(File::create(&errors).unwrap());
     let mut child = command.spawn().unwrap();
@@ -255,6 +257,7 @@ pub fn compare_with(reference: &Outcome, build: &Build, program: &Path, threshol
             ("REDMAGIC_HOT_EXIT", threshold.to_string()),
             ("REDMAGIC_CHECK", "1".to_owned()),
             ("REDMAGIC_LOG", "1".to_owned()),
+            ("REDMAGIC_MEMORY_MODEL", if *threshold == 2 { "default" } else { "interpreter-lock" }.to_owned()),
         ];
         let outcome = run(program, &settings);
         if let Some(difference) = difference(reference, &outcome) {
