@@ -139,6 +139,11 @@ fn free_current() {
     }
 }
 
+/// Whether the process has no other thread, of the guest or not.
+pub fn is_alone() -> bool {
+    std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1)
+}
+
 /// The trace entries of the thread with this context.
 ///
 /// # Safety

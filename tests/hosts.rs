@@ -139,6 +139,12 @@ fn code_is_rewritten_while_it_is_recorded() {
 }
 
 #[test]
+fn atomic_instructions() {
+    check(&["atomic.c"], "-O2", Static);
+    check(&["atomic.c"], "-O0", Shared);
+}
+
+#[test]
 fn what_threads_share() {
     check(&["shared.c"], "-O2", Static);
     check(&["shared.c"], "-O0", Shared);

@@ -252,6 +252,9 @@ impl Lowering<'_, '_> {
             }
             return self.load(value, inst.ty, &address);
         }
+        if inst.op == Opcode::CompareSwap {
+            return self.compare_swap(value, inst.args);
+        }
         if let Some(meter) = inst.meter() {
             self.tick(value, meter);
             return Ok(());

@@ -16,7 +16,7 @@ use crate::shapes::{Places, Shapes};
 use crate::values::{self, Varied};
 use iced_x86::Instruction;
 use redmagic_backend::{Backend, Options};
-use redmagic_ir::{Entity, Exit, Inst, Opcode, Trace, Type};
+use redmagic_ir::{Entity, Exit, Inst, Opcode, Trace, Type, Value};
 use redmagic_passes::Pipeline;
 use std::cell::Cell;
 
@@ -254,10 +254,26 @@ pub fn force(trace: &mut Trace, number: usize) -> Option<Exit> {
         trace.segments[*segment].insts.iter().enumerate().map(move |(at, value)| (*segment, at, *value))
     });
     let (segment, at, value) = all.filter(|(_, _, value)| trace.insts[*value].exit().is_some()).nth(number)?;
+    if let Some(swap) = trace.swap_of(value) {
+        refuse(trace, swap);
+    }
     let fails = trace.insts[value].op == Opcode::GuardNot;
     let constant = trace.add_inst(Inst::constant(Type::I1, i64::from(fails)));
     trace.insts[value].args[0] = constant;
     trace.segments[segment].insts.insert(at, constant);
     debug_assert!(segment.index() < trace.segments.len());
     trace.insts[value].exit()
+}
+
+/// Makes a `compare_swap` find something else, as if another thread had been there.
+fn refuse(trace: &mut Trace, swap: Value) {
+    let inst = trace.insts[swap];
+    let other = trace.add_inst(Inst::unary(Opcode::Not, inst.ty, inst.args[1]));
+    trace.insts[swap].args[1] = other;
+    for segment in trace.segments.keys().collect::<Vec<_>>() {
+        let insts = &mut trace.segments[segment].insts;
+        if let Some(at) = insts.iter().position(|value| *value == swap) {
+            insts.insert(at, other);
+        }
+    }
 }

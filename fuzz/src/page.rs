@@ -53,7 +53,7 @@ pub fn page() -> String {
                 Treatment::Refused(reason) => {
                     refused.entry(reason.to_string()).or_default().insert(name.clone());
                 }
-                Treatment::X87 | Treatment::Native | Treatment::Atomic | Treatment::Repeated => {
+                Treatment::X87 | Treatment::Native | Treatment::Repeated => {
                     verbatim.entry(group(code)).or_default().insert(name.clone());
                     lifted.entry(name.clone()).or_default().forms += 1;
                 }
@@ -121,10 +121,9 @@ An instruction in a trace is *lifted* to operations of the IR, executed *verbati
 lifted ones, or *refused*: then a recording ends before it, and the guest executes it itself. Every form of a lifted
 instruction has been compared with the hardware, in all flags that are not undefined.
 
-- With a `lock` prefix, and as `xchg` with memory, an instruction is executed verbatim, with exactly the registers and flags
-  that it reads and writes: it is atomic, and a barrier, which no sequence of operations of the IR would be. Such a native
-  operation is how the IR says it: its results have types, its flags can be tested by conditions and are forgotten when nobody
-  reads them, and no load or store of the trace moves across it.
+- With a `lock` prefix, and as `xchg` with memory, an instruction becomes a load, what it computes, and a `compare_swap`, which is
+  atomic and a barrier. Where another thread has been faster, the trace is left in front of the instruction. `lock cmpxchg16b` is
+  executed verbatim.
 - `rep movs` and `rep stos` are lifted if their count is a constant in the trace of at most 128, or is one for addresses as aligned
   as the recorded one, which is guarded; `rep cmps` and `rep scas` if it is a constant of at most 16. Otherwise they are executed
   verbatim: the processor's own loop is exact for every count, and says how far it has come where it faults. `rep lods` is

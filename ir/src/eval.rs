@@ -60,6 +60,15 @@ pub trait Guest {
     fn load(&mut self, address: u64, bytes: u32) -> Result<u128, Fault>;
     /// Writes `bytes` bytes of memory (1 to 16), little-endian.
     fn store(&mut self, address: u64, bytes: u32, value: u128) -> Result<(), Fault>;
+    /// Reads `bytes` bytes of memory (1, 2, 4 or 8) and, if they are `expected`, writes `new` there; returns what was read. Guests
+    /// whose memory others may change do that atomically.
+    fn compare_swap(&mut self, address: u64, bytes: u32, expected: u128, new: u128) -> Result<u128, Fault> {
+        let seen = self.load(address, bytes)?;
+        if seen == expected {
+            self.store(address, bytes, new)?;
+        }
+        Ok(seen)
+    }
     /// Executes a native operation on the context, which holds its inputs already.
     fn native(&mut self, op: &NativeOp) -> Result<(), Fault>;
 }
@@ -249,6 +258,10 @@ impl Machine {
             Format::Param => return Ok(Step::Next),
             Format::Const => constant(inst.as_const().unwrap_or(0), inst.ty),
             Format::Slot => inst.slot().map_or(0, |slot| u128::from(guest.slot(slot)) & inst.ty.mask()),
+            Format::Ternary(_) if inst.op == Opcode::CompareSwap => {
+                let [address, expected, new] = [a, b, c].map(|arg| self.value(arg));
+                guest.compare_swap(address as u64, inst.ty.bytes(), expected, new).map_err(fault)? & inst.ty.mask()
+            }
             Format::Unary(_) | Format::Binary(_) | Format::Ternary(_) | Format::Cond => {
                 let typed = if inst.op == Opcode::Select { b } else { a };
                 let args = [a, b, c].map(|arg| if arg.is_some() { self.value(arg) } else { 0 });

@@ -56,6 +56,8 @@ pub enum Typing {
     FlagsF64,
     /// One i8 operand; result i1.
     Parity,
+    /// An i64 (an address), then two operands of the result's type, which is a word type.
+    Swap,
 }
 
 /// The operands that an instruction has, and so its syntax.
@@ -409,6 +411,9 @@ opcodes! {
     Load = "load", Load, Read;
     /// Writes memory.
     Store = "store", Store, Write;
+    /// Reads the memory at the first operand and, if that is the second operand, writes the third one there: atomically, and
+    /// as a full barrier. The result is what was read.
+    CompareSwap = "compare_swap", Ternary(Swap), Barrier;
     /// Continues if the value is 1, else leaves by the exit.
     Guard = "guard", Format::Guard, Guard;
     /// Continues if the value is 0, else leaves by the exit.

@@ -36,6 +36,7 @@ pub fn eval_pure(op: Opcode, ty: Type, operand_type: Type, args: [u128; 3], cond
         | Opcode::Slot
         | Opcode::Load
         | Opcode::Store
+        | Opcode::CompareSwap
         | Opcode::Guard
         | Opcode::GuardNot
         | Opcode::Tick

@@ -455,6 +455,17 @@ impl Trace {
         self.resume_exits.iter().map(|(value, exit)| (*value, *exit))
     }
 
+    /// The `compare_swap` that guard `guard` asks the success of: where it fails, nothing was written.
+    pub fn swap_of(&self, guard: Value) -> Option<Value> {
+        self.insts[guard].exit()?;
+        let test = &self.insts[self.insts[guard].args[0]];
+        let [a, b, _] = test.args;
+        let asks =
+            |swap: Value, expected| self.insts[swap].op == Opcode::CompareSwap && self.insts[swap].args[1] == expected;
+        let mut pairs = [(a, b), (b, a)].into_iter().filter(|_| test.op == Opcode::Eq);
+        pairs.find_map(|(swap, expected)| asks(swap, expected).then_some(swap))
+    }
+
     /// Removes all resume exits.
     pub fn clear_resume_exits(&mut self) {
         self.resume_exits.clear();

@@ -68,7 +68,8 @@ pub const fn implied_result(op: Opcode) -> Option<Type> {
             | Typing::Narrow
             | Typing::F64ToInt
             | Typing::Select
-            | Typing::Join,
+            | Typing::Join
+            | Typing::Swap,
         )
         | None => None,
     }
@@ -177,6 +178,13 @@ pub fn check(op: Opcode, result: Type, operands: &[Type]) -> Result<(), TypeErro
             rule(last == Type::I32, "old flags of type i32")
         }
         Typing::FlagsFromBit => rule(first == Type::I1, "an operand of type i1"),
+        Typing::Swap => {
+            rule(first == Type::I64, "an address of type i64")?;
+            rule(
+                operands[1] == result && operands[2] == result && result.is_word(),
+                "a second and third operand of its result's type, from i8 to i64",
+            )
+        }
         Typing::Parity => rule(first == Type::I8, "an operand of type i8"),
     }
 }

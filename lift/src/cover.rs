@@ -418,7 +418,7 @@ pub(crate) enum Handler {
     CompareExchangeWide,
     /// `cmpxchg16b`.
     CompareExchangePair,
-    /// Executed verbatim, because it is atomic and a barrier: an operation of the IR would be neither.
+    /// Atomic: what its unlocked form computes is stored if memory still holds what was loaded.
     Locked,
     /// Executed verbatim.
     Native,
@@ -429,7 +429,8 @@ pub(crate) enum Handler {
 /// The rule for `inst`.
 pub(crate) fn handler(inst: &Instruction) -> Handler {
     if is_locked(inst) {
-        return Handler::Locked;
+        // Sixteen bytes are no word.
+        return if inst.mnemonic() == M::Cmpxchg16b { Handler::Native } else { Handler::Locked };
     }
     // Half of what is executed; none of it is refused in any form.
     if let M::Add | M::Sub | M::And | M::Xor | M::Cmp | M::Test | M::Lea | M::Movzx = inst.mnemonic() {
@@ -447,6 +448,11 @@ pub(crate) fn handler(inst: &Instruction) -> Handler {
         return rule;
     }
     integer(inst).or_else(|| string(inst)).or_else(|| vector::handler(inst, inst.mnemonic())).unwrap_or(Handler::Native)
+}
+
+/// The rule for what an atomic instruction computes.
+pub(crate) fn unlocked(inst: &Instruction) -> Option<Handler> {
+    integer(inst)
 }
 
 /// Whether `inst` changes memory atomically. An exchange with memory needs no prefix for that.

@@ -89,8 +89,6 @@ pub enum Treatment {
     Lifted,
     /// A native operation of the x87 unit.
     X87,
-    /// A native operation because it changes memory atomically, and is a barrier.
-    Atomic,
     /// A native operation unless the count is a small constant.
     Repeated,
     /// Another native operation.
@@ -105,7 +103,6 @@ pub fn treatment(inst: &Instruction) -> Treatment {
         Handler::Refused(reason) => Treatment::Refused(reason),
         Handler::Native if is_x87(inst) => Treatment::X87,
         Handler::Native => Treatment::Native,
-        Handler::Locked => Treatment::Atomic,
         Handler::Repeated { .. } | Handler::RepeatedComparison { .. } => Treatment::Repeated,
         _ => Treatment::Lifted,
     }

@@ -182,12 +182,13 @@ impl Lifter<'_> {
         self.write_register(register, value);
     }
 
-    /// `xchg` of two registers.
+    /// `xchg`; a memory operand comes first.
     pub(crate) fn exchange(&mut self, inst: &Instruction) {
-        let (first, second) = (inst.op0_register(), inst.op1_register());
-        let a = self.read_register(first);
+        let place = self.place(inst, 0);
+        let second = inst.op1_register();
+        let a = self.read_place(place);
         let b = self.read_register(second);
-        self.write_register(first, b);
+        self.write_place(place, b);
         self.write_register(second, a);
     }
 

@@ -53,6 +53,7 @@ mod int;
 mod lanes;
 mod lifter;
 mod liveness;
+mod locked;
 mod muldiv;
 mod native;
 mod operand;
@@ -81,12 +82,15 @@ pub fn refusal(inst: &Instruction) -> Option<Refusal> {
     }
 }
 
+/// Whether the instruction changes memory atomically.
+pub fn is_atomic(inst: &Instruction) -> bool {
+    cover::is_locked(inst)
+}
+
 /// Whether the instruction may become a native operation, executed verbatim: a repeated string instruction does unless its
 /// count turns out to be a small constant, one of AVX does in a recording that also names zmm or mask registers.
 pub fn is_native(inst: &Instruction) -> bool {
     let rule = cover::handler(inst);
     let repeated = matches!(rule, cover::Handler::Repeated { .. } | cover::Handler::RepeatedComparison { .. });
-    repeated
-        || matches!(rule, cover::Handler::Native | cover::Handler::Locked)
-        || inst.encoding() == EncodingKind::VEX && cover::is_vector(rule, inst)
+    repeated || rule == cover::Handler::Native || inst.encoding() == EncodingKind::VEX && cover::is_vector(rule, inst)
 }

@@ -15,6 +15,7 @@ use crate::fastmap::FastMap;
 use crate::flags::{BORROW_FLAGS, Flags, Kind};
 use crate::lanes::signs;
 use crate::liveness::Liveness;
+use crate::locked::Lock;
 use crate::recording::{Code, End, Event, Recording};
 use crate::refuse::Refusal;
 use crate::resume::Declared;
@@ -76,6 +77,8 @@ pub(crate) struct Lifter<'a> {
     /// The current event has changed neither the state nor memory yet.
     pub untouched: bool,
     pub natives: u32,
+    /// The atomic instruction that is being lifted, if it is one.
+    pub lock: Option<Lock>,
     /// The half of a ymm register that vector rules work on: 0 or 1.
     pub half: u8,
     /// Whether upper halves of ymm registers are slots in this trace.
@@ -118,6 +121,7 @@ pub fn lift(recording: &Recording, code: &dyn Code) -> Result<Lifted, Refusal> {
         seen: Seen::default(),
         untouched: true,
         natives: 0,
+        lock: None,
         half: 0,
         upper: !recording.events.iter().any(Event::is_beyond_slots),
     };
@@ -209,7 +213,8 @@ impl Lifter<'_> {
             Handler::Refused(reason) => return Err(reason),
             // A repeated string instruction may have been recorded one round at a time.
             _ if next != inst.next_ip() => return Err(Refusal::Inconsistent { pc: self.pc }),
-            Handler::Native | Handler::Locked => return self.native(inst),
+            Handler::Native => return self.native(inst),
+            Handler::Locked => return self.locked(inst),
             _ if inst.encoding() == EncodingKind::VEX && is_vector(rule, inst) => {
                 return if self.upper { self.wide_instruction(inst, rule) } else { self.native(inst) };
             }

@@ -3,11 +3,10 @@
 //! Inputs and outputs come from the decoder library's register information, which is exact byte by byte for what it
 //! lists; slots that it says are written in part or conditionally are inputs as well. The flags are always both,
 //! because most instructions write some of them only (and shifts by CL may write none, which the library does not
-//! say); locked arithmetic, which writes all, does not have them as an input. Registers that are not slots stay in the CPU (x87) or in the context (`wide`).
+//! say). Registers that are not slots stay in the CPU (x87) or in the context (`wide`).
 //!
 //! Worked example: `shld rax, rdx, 4` has the inputs rax, rdx, flags and the outputs rax, flags.
 
-use crate::cover::is_locked;
 use crate::lifter::Lifter;
 use crate::liveness::SLOT_FLAGS;
 use crate::operand::{gpr_slot, lane_slot};
@@ -118,9 +117,7 @@ impl Lifter<'_> {
         let memory = fence || info.used_memory().iter().any(|used| used.access() != OpAccess::NoMemAccess);
         touched.wide |= touched.vector && inst.encoding() != EncodingKind::Legacy;
         if (inst.rflags_read() | inst.rflags_modified()) & SLOT_FLAGS != 0 {
-            // Locked instructions write what they say, whatever their operands.
-            let writes_all = is_locked(inst) && inst.rflags_modified() & SLOT_FLAGS == SLOT_FLAGS;
-            touched.add(Slot::FLAGS, !writes_all || inst.rflags_read() & SLOT_FLAGS != 0, true);
+            touched.add(Slot::FLAGS, true, true);
         }
         touched.inputs.sort();
         touched.outputs.sort();

@@ -113,6 +113,9 @@ impl Lifter<'_> {
         let resume = self.resume_exit(ty, &address, recorded);
         let value = self.emit(Inst::load(ty, address));
         self.trace.set_recorded(value, recorded);
+        if let Some(lock) = &mut self.lock {
+            lock.loaded = value;
+        }
         if resume.is_some() {
             self.trace.set_resume_exit(value, resume);
         }
@@ -123,6 +126,9 @@ impl Lifter<'_> {
     pub(crate) fn store(&mut self, address: Address, value: Value, recorded: Option<Recorded>) {
         let ty = self.ty(value);
         self.untouched = false;
+        if let Some(lock) = self.lock {
+            return self.swap(lock, address, value);
+        }
         let store = self.emit(Inst::store(ty, address, value));
         self.trace.set_recorded(store, recorded);
     }

@@ -263,6 +263,11 @@ impl Analysis<'_> {
                 }
                 return;
             }
+            Opcode::CompareSwap => {
+                let near = inst.args.iter().any(|operand| self.taints[*operand].is_near());
+                self.escaped |= near;
+                if near { Taint::Tainted } else { Taint::Clean }
+            }
             Opcode::Native => return self.native(inst),
             // A native operation that was given the stack pointer may return an address derived from it.
             Opcode::NativeOut => match trace.insts[inst.args[0]].native_op() {

@@ -275,6 +275,12 @@ impl Walk<'_> {
                 self.native(&inst);
                 self.scope.out.push(value);
             }
+            Opcode::CompareSwap => {
+                inst.map_operands(|operand| self.scope.resolve(operand));
+                self.scope.trace.insts[value] = inst;
+                self.barrier();
+                self.scope.out.push(value);
+            }
             Opcode::Tick => self.scope.out.push(value),
             _ => {
                 debug_assert!(matches!(inst.op.effect(), Effect::Pure));
@@ -302,10 +308,15 @@ impl Walk<'_> {
             self.memory.stack = None;
         }
         if op.memory {
-            self.show(|| Reason::SeenByCall);
-            self.memory.clear();
-            self.lose(None);
+            self.barrier();
         }
+    }
+
+    /// Anything may be read, and written.
+    fn barrier(&mut self) {
+        self.show(|| Reason::SeenByCall);
+        self.memory.clear();
+        self.lose(None);
     }
 
     fn guard(&mut self, value: Value, inst: &Inst, segment: Segment) -> Option<Exit> {

@@ -20,7 +20,7 @@ use crate::judge;
 use crate::recorder::PendingCall;
 use crate::records::{self, Record};
 use crate::stubs;
-use crate::thread::Thread;
+use crate::thread::{Thread, is_alone};
 use std::arch::naked_asm;
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -180,7 +180,7 @@ impl Drop for Child {
 
 /// Runs the trace function at `function` in a forked child, on the thread's context.
 pub fn run(function: u64, thread: &mut Thread) -> Result<Iteration, Trouble> {
-    if std::fs::read_dir("/proc/self/task").map_or(2, Iterator::count) != 1 {
+    if !is_alone() {
         return Err(Trouble::Skipped("there are several threads"));
     }
     let mut excluded = Vec::new();

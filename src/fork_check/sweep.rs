@@ -30,7 +30,8 @@ use crate::recorder::slots::Kind;
 use crate::runtime::Runtime;
 use crate::stats::COUNTERS;
 use crate::thread::Thread;
-use redmagic_ir::{Address, Entity, ExitValue, FLAGS_MASK, Inst, Opcode, Slot, Trace, Type};
+use redmagic_ir::{Address, Entity, ExitValue, FLAGS_MASK, Inst, Opcode, Slot, Trace, Type, Value};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// The number of the guard that fails.
@@ -44,11 +45,23 @@ pub fn let_guards_fail(trace: &mut Trace) -> usize {
     let chosen = trace.add_inst(Inst::load(Type::I64, Address::new(address, 0)));
     let reads = trace.segments[entry].insts.iter().take_while(|value| trace.insts[**value].op == Opcode::Slot).count();
     trace.segments[entry].insts.splice(reads..reads, [address, chosen]);
+    let all = trace.segments.values().flat_map(|data| &data.insts).copied();
+    let numbered = all.filter(|value| trace.insts[*value].exit().is_some()).enumerate();
+    let swaps: HashMap<Value, usize> =
+        numbered.filter_map(|(number, guard)| Some((trace.swap_of(guard)?, number))).collect();
     let mut guards = 0;
     for segment in trace.segments.keys().collect::<Vec<_>>() {
         let old = std::mem::take(&mut trace.segments[segment].insts);
         for value in old {
             let inst = trace.insts[value];
+            // It finds something else where its guard is to fail.
+            if let Some(number) = swaps.get(&value) {
+                let number = trace.append(segment, Inst::constant(Type::I64, *number as i64));
+                let test = trace.append(segment, Inst::binary(Opcode::Ne, Type::I1, chosen, number));
+                let other = trace.append(segment, Inst::unary(Opcode::Not, inst.ty, inst.args[1]));
+                let expected = Inst::ternary(Opcode::Select, inst.ty, test, inst.args[1], other);
+                trace.insts[value].args[1] = trace.append(segment, expected);
+            }
             if inst.exit().is_some() {
                 let number = trace.append(segment, Inst::constant(Type::I64, guards as i64));
                 let (test, join) =

@@ -193,7 +193,8 @@ fn accesses(instruction: &Instruction) -> SmallVec<[Access; 2]> {
             let (reads, writes) = match memory.access() {
                 OpAccess::Read => (true, false),
                 OpAccess::Write => (false, true),
-                OpAccess::ReadWrite => (true, true),
+                // `cmpxchg` writes in any case, if only what it has read.
+                OpAccess::ReadWrite | OpAccess::ReadCondWrite => (true, true),
                 // Conditional accesses may not be possible at all.
                 _ => return None,
             };

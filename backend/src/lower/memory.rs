@@ -31,6 +31,14 @@ impl Lowering<'_, '_> {
         Ok(())
     }
 
+    /// `lock cmpxchg`.
+    pub(super) fn compare_swap(&mut self, value: IrValue, args: [IrValue; 3]) -> Result<(), BackendError> {
+        let [address, expected, new] = args.map(|arg| self.general(Operand::Trace(arg)));
+        let seen = self.builder.ins().atomic_cas(FLAGS, address?, expected?, new?);
+        self.define(value, seen);
+        Ok(())
+    }
+
     /// Counts down the meter at `address`.
     pub(super) fn tick(&mut self, value: IrValue, address: u64) {
         let address = self.builder.ins().iconst(types::I64, address as i64);

@@ -137,6 +137,7 @@ impl Lowering<'_, '_> {
             | Opcode::Slot
             | Opcode::Load
             | Opcode::Store
+            | Opcode::CompareSwap
             | Opcode::Guard
             | Opcode::GuardNot
             | Opcode::Native

@@ -74,11 +74,14 @@ pub(crate) fn run(trace: &mut Trace, stats: &mut Stats) {
     }
 }
 
-/// Whether the segment is a loop by itself that executes nothing verbatim.
+/// Whether the segment is a loop by itself that executes nothing verbatim or atomically.
 fn is_simple(trace: &Trace, segment: Segment) -> bool {
     let data = &trace.segments[segment];
     let jumps_back = matches!(&data.terminator, Terminator::Jump(target) if target.segment == segment);
     jumps_back
         && data.insts.len() <= MAX_BODY
-        && data.insts.iter().all(|value| !matches!(trace.insts[*value].op, Opcode::Native | Opcode::NativeOut))
+        && data
+            .insts
+            .iter()
+            .all(|value| !matches!(trace.insts[*value].op, Opcode::Native | Opcode::NativeOut | Opcode::CompareSwap))
 }

@@ -206,7 +206,6 @@ fn counts(coverage: &Coverage, list: usize) -> String {
         format!("{name:<9} {count:>9}  {:>8.4}%\n", share(count, all))
     };
     let mut text = line("lifted", |treatment| treatment == Treatment::Lifted);
-    text += &line("atomic", |treatment| treatment == Treatment::Atomic);
     text += &line("repeated", |treatment| treatment == Treatment::Repeated);
     text += &line("native", |treatment| treatment == Treatment::Native);
     text += &line("x87", |treatment| treatment == Treatment::X87);
@@ -220,7 +219,6 @@ fn counts(coverage: &Coverage, list: usize) -> String {
         let why = match treatment {
             Treatment::Refused(reason) => format!("refused: {reason}"),
             Treatment::X87 => "x87".to_owned(),
-            Treatment::Atomic => "native: atomic".to_owned(),
             Treatment::Repeated => "native unless its count is a small constant".to_owned(),
             Treatment::Native | Treatment::Lifted => "native".to_owned(),
         };
