@@ -330,7 +330,8 @@ fn refusals_have_reasons() {
     assert_eq!(refusal(&bits(&[0x0f, 0x0b])), Some(Refusal::Interrupt));
     assert_eq!(refusal(&bits(&[0x8e, 0xe0])), Some(Refusal::Segment));
     assert_eq!(refusal(&bits(&[0x0f, 0xa8])), None, "push gs");
-    assert!(is_native(&bits(&[0xf0, 0x48, 0x0f, 0xb1, 0x0f])), "lock cmpxchg");
+    assert!(!is_native(&bits(&[0xf0, 0x48, 0x0f, 0xb1, 0x0f])), "lock cmpxchg");
+    assert!(is_native(&bits(&[0xf0, 0x48, 0x0f, 0xc7, 0x0f])), "lock cmpxchg16b");
     assert!(is_native(&bits(&[0xd9, 0xc0])), "fld");
     assert!(!is_native(&bits(&[0x90])));
 }
