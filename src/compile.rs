@@ -192,7 +192,7 @@ pub fn compile(
 
 /// Whether what was declared when it was recorded still is.
 fn holds(shared: &Shared, recorder: &Recorder) -> bool {
-    let is_gone = matches!(recorder.origin, Origin::Anchor(own) if own.gone.load(Relaxed));
+    let is_gone = recorder.origin.anchor().is_some_and(|own| own.gone.load(Relaxed));
     let reads = recorder.log.iter().map(|entry| entry.address);
     !is_gone && shared.declared.holds(recorder.taken_back, reads)
 }
@@ -344,10 +344,7 @@ fn recording(
         events: recorder.log.iter().map(Entry::event).collect(),
         end,
         regions: regions(shared, runtime, recorder),
-        meter: match recorder.origin {
-            Origin::Anchor(own) => Some(judge::meter_address(own)),
-            Origin::Exit { .. } => None,
-        },
+        meter: recorder.origin.anchor().map(judge::meter_address),
     }
 }
 
@@ -388,20 +385,22 @@ fn replay(
     stage: &'static str,
 ) -> Result<(), Failure> {
     let Some(log) = &recorder.check else { return Ok(()) };
-    match check::replay(trace, recorder, log, context) {
-        Ok(None) => {
-            stats::add(&COUNTERS.checks_passed, 1);
-            Ok(())
-        }
-        Ok(Some(why)) => {
-            let reason = format!("check skipped: {why}");
-            shared.note(2, &reason, &format!("{}: {reason}", trace.name));
-            Ok(())
-        }
+    let result = check::replay(trace, recorder, log, context);
+    let is_atomic = |entry: &Entry| redmagic_lift::is_atomic(&entry.slot.instruction);
+    let skipped = match &result {
+        Ok(why) => *why,
         // What others have done between the note of a memory cell and an atomic instruction is the instruction's to see.
-        Err(_) if recorder.log.iter().any(|entry| redmagic_lift::is_atomic(&entry.slot.instruction)) && !is_alone() => {
-            let reason = "check skipped: atomic instructions among threads";
-            shared.note(2, reason, &format!("{}: {reason}", trace.name));
+        Err(_) if recorder.log.iter().any(is_atomic) && !is_alone() => Some("atomic instructions among threads"),
+        Err(_) => None,
+    };
+    if let Some(why) = skipped {
+        let reason = format!("check skipped: {why}");
+        shared.note(2, &reason, &format!("{}: {reason}", trace.name));
+        return Ok(());
+    }
+    match result {
+        Ok(_) => {
+            stats::add(&COUNTERS.checks_passed, 1);
             Ok(())
         }
         Err(difference) => {

@@ -539,10 +539,7 @@ fn complete_exit(runtime: &'static Runtime, thread: &mut Thread, record: &ExitRe
     let info = &unit.exits[record.index as usize];
     complete_context(&mut thread.context, &info.code);
     thread.context.rip = info.pc;
-    let timed = match unit.origin {
-        Origin::Anchor(own) if info.kind == ExitKind::Meter => Some(own),
-        Origin::Anchor(_) | Origin::Exit { .. } => None,
-    };
+    let timed = unit.origin.anchor().filter(|_| info.kind == ExitKind::Meter);
     let origin = origin_of_exit(runtime, info.kind, record);
     Taken { dropped: unit.dropped, is_call: info.is_call, timed, not_before: info.not_before, origin }
 }
@@ -568,8 +565,8 @@ fn begin_at_exit(runtime: &'static Runtime, thread: &mut Thread, record: &ExitRe
         cool_exit(&mut runtime.lock(), record.unit, record.index, 1);
         return leave_anywhere(runtime, &thread.context);
     }
-    let disabled = matches!(origin, Origin::Anchor(own) if own.disabled.load(Relaxed));
-    if disabled {
+    let is_disabled = origin.anchor().is_some_and(|own| own.disabled.load(Relaxed));
+    if is_disabled {
         cool_exit(&mut runtime.lock(), record.unit, record.index, u32::MAX);
         return leave_anywhere(runtime, &thread.context);
     }

@@ -12,7 +12,7 @@ use crate::emit::{Emitter, RAX, RDX};
 use crate::exits::ExitRecord;
 use crate::memory::{SignalsBlocked, guest_load, guest_store};
 use crate::records::Record;
-use redmagic_ir::eval::{EvalError, Fault, Guest, Machine, Outcome};
+use redmagic_ir::eval::{EvalError, Fault, Guest, Machine, Outcome, swap_in_steps};
 use redmagic_ir::{Entity, NativeOp, Segment, Slot, Trace};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::SeqCst};
@@ -109,13 +109,7 @@ impl Guest for Live<'_> {
             4 if address.is_multiple_of(4) => swap!(AtomicU32, u32),
             8 if address.is_multiple_of(8) => swap!(AtomicU64, u64),
             // Where a lock is split between two cache lines, the evaluator, which looks for bugs of ours only, has none.
-            _ => {
-                let seen = self.load(address, bytes)?;
-                if seen == expected {
-                    self.store(address, bytes, new)?;
-                }
-                seen
-            }
+            _ => swap_in_steps(self, address, bytes, expected, new)?,
         })
     }
 

@@ -28,7 +28,6 @@
 use crate::interpret;
 use crate::loops::{self, Loop};
 use crate::memory::CodeBlock;
-use crate::recorder::Origin;
 use crate::records::{self, Busy};
 use crate::runtime::Shared;
 use std::collections::HashSet;
@@ -127,9 +126,9 @@ impl Shared {
         if batch.loops.is_empty() {
             return Vec::new();
         }
-        let of = |origin: Origin| if let Origin::Anchor(own) = origin { Some(own.number) } else { None };
         let untried = self.untried.iter().map(|compiled| &compiled.unit);
-        let origins: HashSet<u32> = self.units.all().chain(untried).filter_map(|unit| of(unit.origin)).collect();
+        let roots = self.units.all().chain(untried).filter_map(|unit| unit.origin.anchor());
+        let origins: HashSet<u32> = roots.map(|own| own.number).collect();
         let (named, unnamed): (Vec<_>, Vec<_>) =
             batch.loops.into_iter().partition(|retired| retired.is_named() || origins.contains(&retired.number));
         for retired in unnamed {

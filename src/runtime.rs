@@ -550,7 +550,7 @@ impl Runtime {
             gone.insert(number);
             cost += unit.cost;
             stats::add(&COUNTERS.traces_dropped, 1);
-            if let Origin::Anchor(own) = unit.origin {
+            if let Some(own) = unit.origin.anchor() {
                 if own.function.load(Relaxed) == unit.function {
                     self.lead_nowhere(own);
                 }
@@ -567,7 +567,7 @@ impl Runtime {
 
     /// Drops the trace of a loop, in use or set aside; returns like `drop_units`.
     pub fn drop_loop(&self, shared: &mut Shared, own: &Loop) -> u64 {
-        self.drop_units(shared, |unit| matches!(unit.origin, Origin::Anchor(root) if root.number == own.number))
+        self.drop_units(shared, |unit| unit.origin.anchor().is_some_and(|root| root.number == own.number))
     }
 
     /// Takes the trace of a loop out of use, so that it can come back; returns its function.

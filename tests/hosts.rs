@@ -142,6 +142,13 @@ fn code_is_rewritten_while_it_is_recorded() {
 fn atomic_instructions() {
     check(&["atomic.c"], "-O2", Static);
     check(&["atomic.c"], "-O0", Shared);
+    // The evaluator's are atomic, too.
+    let program = Build::new("tests/hosts", &["atomic.c"], "-O2", Static).build();
+    let reference = run_with(&program, &[("REDMAGIC", "off".to_owned())], &[]);
+    let settings = [("REDMAGIC_BACKEND", "eval".to_owned()), ("REDMAGIC_HOT_LOOP", "5".to_owned())];
+    let outcome = run_with(&program, &settings, &[]);
+    assert_eq!((&outcome.end, &outcome.output), (&reference.end, &reference.output), "{outcome:#?}");
+    assert!(outcome.counter("traces") > 0, "{outcome:#?}");
 }
 
 #[test]

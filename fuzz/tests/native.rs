@@ -6,6 +6,7 @@
 use iced_x86::{Decoder, DecoderOptions};
 use redmagic_fuzz::bench::{Bench, force};
 use redmagic_fuzz::oracle::{Case, Failure};
+use redmagic_fuzz::record::Snapshot;
 use redmagic_fuzz::rng::Rng;
 use redmagic_fuzz::shapes::Shapes;
 use redmagic_ir::{ExitValue, Opcode, Slot, Trace};
@@ -209,7 +210,14 @@ fn wrong_traces_are_noticed() {
     }
 }
 
-/// Comparisons that end after any number of rounds, in memory of two different bytes.
+/// Compares as lifted, and optimised.
+fn compare_both(bench: &mut Bench, insts: &[iced_x86::Instruction], starts: &[Snapshot]) {
+    let passes = Pipeline::default();
+    for passes in [None, Some(&passes)] {
+        bench.compare(insts, passes, None, starts).unwrap_or_else(|failure| panic!("{failure}"));
+    }
+}
+
 /// `rep movs` and `rep stos` up to the greatest count that is lifted, and beyond; with areas that overlap.
 #[test]
 fn repeated_moves_agree_with_the_hardware() {
@@ -239,10 +247,7 @@ fn repeated_moves_agree_with_the_hardware() {
                 let distance = if rng.one_in(2) { 32 } else { 1200 };
                 start.state.gpr[7] = near - 16 + rng.below(distance) as u64;
             }
-            let passes = Pipeline::default();
-            for passes in [None, Some(&passes)] {
-                bench.compare(&insts, passes, None, &starts).unwrap_or_else(|failure| panic!("{failure}"));
-            }
+            compare_both(&mut bench, &insts, &starts);
         }
     }
     // Only those with 129 rounds are executed verbatim.
@@ -276,10 +281,7 @@ fn cleared_structures_agree_with_the_hardware() {
                 start.state.gpr[2] = data + offset % 16;
             }
             let natives = bench.tally.natives;
-            let passes = Pipeline::default();
-            for passes in [None, Some(&passes)] {
-                bench.compare(&insts, passes, None, &starts).unwrap_or_else(|failure| panic!("{failure}"));
-            }
+            compare_both(&mut bench, &insts, &starts);
             let lifted = first % 8 == 0 && words <= 128;
             assert_eq!(bench.tally.natives - natives, if lifted { 0 } else { 2 }, "{words} words from {first}");
         }
@@ -287,6 +289,7 @@ fn cleared_structures_agree_with_the_hardware() {
     assert!(bench.tally.compared > 2_000, "{}", bench.tally);
 }
 
+/// Comparisons that end after any number of rounds, in memory of two different bytes.
 #[test]
 fn repeated_comparisons_agree_with_the_hardware() {
     use iced_x86::{Code, Instruction, Register, RepPrefixKind};
@@ -318,10 +321,7 @@ fn repeated_comparisons_agree_with_the_hardware() {
                 }
                 start.state.gpr[0] = u64::from(rng.one_in(2));
             }
-            let passes = Pipeline::default();
-            for passes in [None, Some(&passes)] {
-                bench.compare(&insts, passes, None, &starts).unwrap_or_else(|failure| panic!("{failure}"));
-            }
+            compare_both(&mut bench, &insts, &starts);
         }
     }
     // Only those with 17 rounds are executed verbatim.

@@ -63,14 +63,25 @@ pub trait Guest {
     /// Reads `bytes` bytes of memory (1, 2, 4 or 8) and, if they are `expected`, writes `new` there; returns what was read. Guests
     /// whose memory others may change do that atomically.
     fn compare_swap(&mut self, address: u64, bytes: u32, expected: u128, new: u128) -> Result<u128, Fault> {
-        let seen = self.load(address, bytes)?;
-        if seen == expected {
-            self.store(address, bytes, new)?;
-        }
-        Ok(seen)
+        swap_in_steps(self, address, bytes, expected, new)
     }
     /// Executes a native operation on the context, which holds its inputs already.
     fn native(&mut self, op: &NativeOp) -> Result<(), Fault>;
+}
+
+/// A comparison and exchange that is not atomic.
+pub fn swap_in_steps<G: Guest + ?Sized>(
+    guest: &mut G,
+    address: u64,
+    bytes: u32,
+    expected: u128,
+    new: u128,
+) -> Result<u128, Fault> {
+    let seen = guest.load(address, bytes)?;
+    if seen == expected {
+        guest.store(address, bytes, new)?;
+    }
+    Ok(seen)
 }
 
 /// How an evaluation ended.

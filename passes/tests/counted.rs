@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{guest, trace};
+use common::{counted_loop, guest, trace};
 use redmagic_ir::sandbox::{TestGuest, compare};
 use redmagic_ir::{Opcode, Slot, Trace};
 use redmagic_passes::{Pipeline, optimise};
@@ -11,33 +11,19 @@ const FUEL: u64 = 20_000;
 
 /// A loop over the index rdx, which grows by what memory at rbx + 8 holds, while `test` of it (v20) and rcx (v2) is as expected.
 fn text(test: &str, guard: &str) -> String {
-    format!(
-        "trace t {{
-seg0():
-  v0: i64 = slot rax
-  v1: i64 = slot rbx
-  v2: i64 = slot rcx
-  v3: i64 = slot rdx
-  v7: i64 = const 0
-  v8: i64 = const -1
-  jump seg1(v0, v3)
-seg1(v9: i64 = rax, v10: i64 = rdx):
-  v11: i1 = ne v9, v7
-  guard v11, exit0
-  v20: i64 = add v10, v8
+    let body = format!(
+        "
+  v20: i64 = add v12, v8
   v21: i1 = {test}
   {guard} v21, exit1
   v22: i64 = load [v1 + 8] @0x5008=0x1
   v23: i64 = load [v1] @0x5000=0x2
-  v24: i64 = add v23, v10
+  v24: i64 = add v23, v12
   store i64 [v1], v24 @0x5000=0x9
-  v25: i64 = add v10, v22
-  v26: i64 = add v9, v8
-  jump seg1(v26, v25)
-exit0 @0x40 {{ rax = v9, rdx = v10 }}
-exit1 @0x44 {{ rax = v9, rdx = v10 }}
-}}"
-    )
+  v25: i64 = add v12, v22"
+    );
+    let exits = "exit0 @0x40 { rax = v9, rdx = v12 }\nexit1 @0x44 { rax = v9, rdx = v12 }";
+    counted_loop("rsp", ", v12: i64 = rdx", ", v3", &body, ", v25", exits)
 }
 
 fn state(count: u64, index: u64, bound: u64, step: u64) -> TestGuest {

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{every_subset, guest, optimised, same_effects, trace};
+use common::{counted_loop, every_subset, guest, optimised, same_effects, trace};
 use redmagic_ir::eval::Guest;
 use redmagic_ir::sandbox::{TestGuest, run};
 use redmagic_ir::{Opcode, Slot, Terminator, Trace};
@@ -27,28 +27,9 @@ fn count(trace: &Trace, op: Opcode) -> usize {
     trace.segments.values().flat_map(|segment| &segment.insts).filter(|value| trace.insts[**value].op == op).count()
 }
 
-/// A loop that counts rax down; its parameters behind v9 and their next values are in `params` and `args`.
+/// A loop that counts rax down; rsi is v4.
 fn counted(params: &str, starts: &str, body: &str, args: &str, exits: &str) -> String {
-    format!(
-        "trace t {{
-seg0():
-  v0: i64 = slot rax
-  v1: i64 = slot rbx
-  v2: i64 = slot rcx
-  v3: i64 = slot rdx
-  v4: i64 = slot rsi
-  v7: i64 = const 0
-  v8: i64 = const -1
-  jump seg1(v0{starts})
-seg1(v9: i64 = rax{params}):
-  v10: i1 = ne v9, v7
-  guard v10, exit0
-{body}
-  v11: i64 = add v9, v8
-  jump seg1(v11{args})
-{exits}
-}}"
-    )
+    counted_loop("rsi", params, starts, body, args, exits)
 }
 
 const RBX: u64 = 0x5000;

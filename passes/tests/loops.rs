@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{guest, optimised, trace};
+use common::{counted_loop, guest, optimised, trace};
 use redmagic_ir::eval::{Guest, Machine, Outcome};
 use redmagic_ir::sandbox::{TestGuest, compare, variations};
 use redmagic_ir::{Opcode, Segment, Slot, Terminator, Trace};
@@ -127,30 +127,9 @@ fn refusal(text: &str) -> Vec<&'static str> {
     stats.loop_refusals
 }
 
-/// A loop that counts rax down to 0; `body` is between the guard and the jump. rbx, rcx and rdx are v1 to v3, the counter
-/// v9; v7 is 0, v8 is -1.
+/// A loop that counts rax down to 0; rsp is v4.
 fn counted(body: &str, exits: &str) -> String {
-    format!(
-        "trace t {{
-seg0():
-  v0: i64 = slot rax
-  v1: i64 = slot rbx
-  v2: i64 = slot rcx
-  v3: i64 = slot rdx
-  v4: i64 = slot rsp
-  v7: i64 = const 0
-  v8: i64 = const -1
-  jump seg1(v0)
-seg1(v9: i64 = rax):
-  v10: i1 = ne v9, v7
-  guard v10, exit0
-{body}
-  v11: i64 = add v9, v8
-  jump seg1(v11)
-exit0 @0x40 {{ rax = v9 }}
-{exits}
-}}"
-    )
+    counted_loop("rsp", "", "", body, "", &format!("exit0 @0x40 {{ rax = v9 }}\n{exits}"))
 }
 
 const RBX: u64 = 0x5000;

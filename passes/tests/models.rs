@@ -2,32 +2,22 @@
 
 mod common;
 
-use common::{guest, same_effects, trace};
+use common::{counted_loop, guest, same_effects, trace};
 use redmagic_ir::{Opcode, Slot, Trace, Value};
 use redmagic_passes::{MemoryModel, Pipeline, optimise};
 
 /// Each iteration loads twice from a place that it stores to, once from another, and stores what it has there to a third.
-const LOOP: &str = "trace t {
-seg0():
-  v0: i64 = slot rax
-  v1: i64 = slot rbx
-  v2: i64 = slot rcx
-  v7: i64 = const 0
-  v8: i64 = const -1
-  jump seg1(v0)
-seg1(v9: i64 = rax):
-  v10: i1 = ne v9, v7
-  guard v10, exit0
+const BODY: &str = "
   v20: i64 = load [v2 + 8] @0x6008=0x1
   v21: i64 = load [v1] @0x5000=0x2
   v22: i64 = add v21, v20
   store i64 [v1], v22 @0x5000=0x3
   v23: i64 = load [v1] @0x5000=0x3
-  store i64 [v2 + 24], v23 @0x6018=0x3
-  v11: i64 = add v9, v8
-  jump seg1(v11)
-exit0 @0x40 { rax = v9 }
-}";
+  store i64 [v2 + 24], v23 @0x6018=0x3";
+
+fn counted() -> Trace {
+    trace(&counted_loop("rsp", "", "", BODY, "", "exit0 @0x40 { rax = v9 }"))
+}
 
 /// How many loads and stores each segment that is a loop by itself has.
 fn accesses_of_loops(trace: &Trace) -> Vec<[usize; 2]> {
@@ -38,7 +28,7 @@ fn accesses_of_loops(trace: &Trace) -> Vec<[usize; 2]> {
 
 #[test]
 fn what_a_loop_leaves_out() {
-    let before = trace(LOOP);
+    let before = counted();
     let start = guest(&[(Slot::RAX, 9), (Slot::RBX, 0x5000), (Slot::RCX, 0x6000)]);
     for (model, expected) in [
         (MemoryModel::Strict, &[[3, 2]][..]),

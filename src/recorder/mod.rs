@@ -56,6 +56,14 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// The loop, if it is one's anchor.
+    pub fn anchor(&self) -> Option<&'static Loop> {
+        match self {
+            Origin::Anchor(own) => Some(own),
+            Origin::Exit { .. } => None,
+        }
+    }
+
     /// Whether it is the same place.
     pub fn is_same(&self, other: &Origin) -> bool {
         match (self, other) {
@@ -141,7 +149,7 @@ impl Recorder {
             ending: None,
             limit: limits.instructions,
             taken_back: limits.taken_back,
-            _named: if let Origin::Anchor(own) = origin { Some(own.name()) } else { None },
+            _named: origin.anchor().map(Loop::name),
             start_rsp: context.rsp(),
             depth: 0,
             frames: Vec::with_capacity(limits.depth),

@@ -3,7 +3,7 @@
 use super::Body;
 use super::accesses::Class;
 use super::bounds::Extent;
-use super::copy::Plan;
+use super::plan::Plan;
 use super::windows::Break;
 use redmagic_ir::{Address, DelayedStore, ExitValue, Inst, Opcode, Segment, Target, Terminator, Trace, Type, Value};
 

@@ -33,6 +33,7 @@ mod bounds;
 mod commit;
 mod copy;
 mod counted;
+mod plan;
 mod reasons;
 mod waiting;
 mod windows;

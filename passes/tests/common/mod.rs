@@ -16,6 +16,31 @@ pub fn trace(text: &str) -> Trace {
     trace
 }
 
+/// A loop that counts rax, v9, down to 0: its other parameters, what they are at first, what it does, what they are next, and
+/// its exits. rbx, rcx and rdx are v1 to v3, the register `fourth` v4; v7 is 0, v8 is -1. It ends by exit0.
+pub fn counted_loop(fourth: &str, params: &str, starts: &str, body: &str, args: &str, exits: &str) -> String {
+    format!(
+        "trace t {{
+seg0():
+  v0: i64 = slot rax
+  v1: i64 = slot rbx
+  v2: i64 = slot rcx
+  v3: i64 = slot rdx
+  v4: i64 = slot {fourth}
+  v7: i64 = const 0
+  v8: i64 = const -1
+  jump seg1(v0{starts})
+seg1(v9: i64 = rax{params}):
+  v10: i1 = ne v9, v7
+  guard v10, exit0
+{body}
+  v11: i64 = add v9, v8
+  jump seg1(v11{args})
+{exits}
+}}"
+    )
+}
+
 /// Optimises a copy of `trace` by the passes in `list`.
 pub fn optimised(trace: &Trace, list: &str) -> (Trace, Stats) {
     let mut result = trace.clone();
