@@ -17,6 +17,7 @@
 //! (see [`crate::class`]).
 
 mod call;
+mod division;
 mod exit;
 mod flags;
 mod float;
@@ -36,6 +37,7 @@ use cranelift_codegen::ir::{
 };
 use cranelift_codegen::isa::{CallConv, TargetFrontendConfig};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Switch, Variable};
+use division::Quotient;
 use exit::Way;
 pub(crate) use inline::{Inline, place_instructions};
 use redmagic_ir::{Entity, Exit, Inst, Opcode, Segment, Target, Terminator, Trace, Type, Value as IrValue};
@@ -87,6 +89,8 @@ struct Lowering<'a, 'f> {
     blocks: Vec<Option<Block>>,
     exit_blocks: Vec<Option<Block>>,
     tails: Tails,
+    /// The division lowered last.
+    quotient: Option<Quotient>,
     native_signature: Option<SigRef>,
     /// The instructions that stand in the places of calls, with the functions.
     inlines: Vec<(Inline, FuncRef)>,
@@ -130,6 +134,7 @@ pub(crate) fn lower(
         blocks: vec![None; trace.segments.len()],
         exit_blocks: vec![None; trace.exits.len()],
         tails: Tails::default(),
+        quotient: None,
         native_signature: None,
         inlines: Vec::new(),
         exits: vec![unchanged; trace.exits.len()],

@@ -318,3 +318,33 @@ fn every_pure_opcode_on_every_type_agrees_with_the_evaluator() {
     }
     assert!(compared > 100_000, "only {compared} comparisons");
 }
+
+/// Constant divisors are multiplied with: every kind of them, with dividends around their multiples, too.
+#[test]
+fn constant_divisors_agree_with_the_evaluator() {
+    let mut backend = backend();
+    let mut compared = 0;
+    let small = (1u64..=40).flat_map(|divisor| [divisor, divisor.wrapping_neg()]);
+    let powers = (6..64).flat_map(|log| [1u64 << log, (1 << log) - 1, (1 << log) + 1, (1u64 << log).wrapping_neg()]);
+    let others = [100, 641, 1000, 6_700_417, 1_000_000_007, 0x5555_5555_5555_5555, 0xaaaa_aaaa_aaaa_aaab];
+    for divisor in small.chain(powers).chain(others) {
+        for (op, ty) in [Opcode::Udiv, Opcode::Urem, Opcode::Sdiv, Opcode::Srem]
+            .into_iter()
+            .flat_map(|op| [Type::I16, Type::I32, Type::I64].map(|ty| (op, ty)))
+        {
+            let trace = trace_of(op, ty, &[ty, ty], None, Source::LastConstant(divisor), false);
+            let mut world = World::with_arena(&mut backend, trace, 48);
+            let multiples = [1u64, 2, 3, 0xffff, 0x1234_5678_9abc_def0].map(|factor| divisor.wrapping_mul(factor));
+            let around = multiples
+                .into_iter()
+                .flat_map(|multiple| [multiple, multiple.wrapping_sub(1), multiple.wrapping_add(1)]);
+            for dividend in around.chain(WORDS) {
+                let mut guest = world.guest(1, |_| 0);
+                guest.slots[slots(0).0.index()] = dividend;
+                guest.slots[Slot::RBX.index()] = world.memory();
+                compared += usize::from(check(&mut world, &guest).is_some());
+            }
+        }
+    }
+    assert!(compared > 50_000, "only {compared} comparisons");
+}

@@ -444,6 +444,19 @@ impl Opcode {
         )
     }
 
+    /// Whether the result depends on the operands alone and there is one for every first operand, where the second operand is
+    /// the constant `second`, if it is one: a division by a constant other than 0 and -1 is such an operation.
+    pub const fn is_total(self, ty: crate::Type, second: Option<i64>) -> bool {
+        match (self.effect(), second) {
+            (Effect::Pure, _) => true,
+            (Effect::Partial, Some(divisor)) => {
+                let divisor = divisor as u128 & ty.mask();
+                divisor != 0 && divisor != ty.mask()
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the first two operands may be exchanged. Floating-point operations are not in this set: the operand
     /// order decides which NaN survives.
     #[inline]

@@ -6,7 +6,7 @@
 //! # Invariants
 //! - A recipe computes from values that were operands of the sunk operation, so they are in reach of the exit. What a sunk
 //!   operation alone used is sunk with it, up to a depth.
-//! - Loads stay, and so does what can trap or depends on the rounding mode: an exit computes from what is in registers.
+//! - Loads stay, and so does what can trap (not a division by a constant) or depends on the rounding mode: an exit computes from what is in registers.
 //! - The state of a call, or of the trace's end, is needed whenever control comes there, so `sink` leaves what it needs on
 //!   the path.
 //! - An operation that several exits need is repeated in each, so `sink` leaves what more than [`MAX_EXITS`] need; and it
@@ -219,7 +219,7 @@ impl<'t> Chooser<'t> {
     fn is_cheap(&self, inst: &Inst) -> bool {
         let narrow = |ty: Type| ty.bits() <= 64;
         is_plain(inst.op)
-            && is_pure(inst.op)
+            && inst.op.is_total(inst.ty, inst.operands().nth(1).and_then(|second| self.trace.as_const(second)))
             && !depends_on_mxcsr(inst.op)
             && narrow(inst.ty)
             && inst.operands().all(|operand| narrow(self.trace.ty(operand)))
@@ -242,11 +242,6 @@ impl<'t> Chooser<'t> {
 /// Whether a recipe can have the opcode's format.
 fn is_plain(op: Opcode) -> bool {
     has_property!(op, Format::Unary(_) | Format::Binary(_) | Format::Ternary(_), _)
-}
-
-/// Whether nothing but its result comes of it.
-fn is_pure(op: Opcode) -> bool {
-    has_property!(op, _, Effect::Pure)
 }
 
 /// Whether it can go if nobody needs its result.

@@ -1,7 +1,7 @@
 //! The rules for exits: their state maps, recipes and delayed stores.
 
 use super::{Place, Problem, Verifier};
-use crate::{Effect, Exit, ExitData, ExitValue, Format, Recipe, Segment, Type, typing};
+use crate::{Exit, ExitData, ExitValue, Format, Recipe, Segment, Type, typing};
 
 impl Verifier<'_> {
     /// Checks that what an exit needs is defined where it is taken.
@@ -55,7 +55,11 @@ impl Verifier<'_> {
 
     fn recipe(&mut self, place: &Place, data: &ExitData, at: usize, recipe: &Recipe) {
         let plain = matches!(recipe.op.format(), Format::Unary(_) | Format::Binary(_) | Format::Ternary(_));
-        if !plain || recipe.op.effect() != Effect::Pure {
+        let second = match recipe.args[1] {
+            ExitValue::Const(imm) => Some(imm),
+            ExitValue::Value(_) | ExitValue::Recipe(_) | ExitValue::Undefined => None,
+        };
+        if !plain || !recipe.op.is_total(recipe.ty, second) {
             return self.error(place.clone(), Problem::RecipeOpcode(recipe.op));
         }
         let mut types = Vec::new();

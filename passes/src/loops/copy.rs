@@ -19,7 +19,7 @@ use crate::pipeline::MemoryModel;
 use crate::scope::{self, MixMap, Scope};
 use crate::walk::map_exit;
 use crate::why::Reason;
-use redmagic_ir::{Address, Effect, Entity, ExitData, Inst, Opcode, Recorded, Slot, Terminator, Trace, Type, Value};
+use redmagic_ir::{Address, Entity, ExitData, Inst, Opcode, Recorded, Slot, Terminator, Trace, Type, Value};
 
 /// Rounds and changes of classes before the loop is left as it is.
 const MAX_ROUNDS: usize = 24;
@@ -401,7 +401,9 @@ impl<'t, 'b> Copier<'t, 'b> {
         for new in std::mem::take(&mut self.scope.out) {
             let inst = &self.scope.trace.insts[new];
             // What can trap, fault or raise a flag in MXCSR stays behind the guards that protect it.
-            let stays = inst.op.effect() != Effect::Pure || scope::depends_on_mxcsr(inst.op);
+            let total =
+                inst.op.is_total(inst.ty, inst.operands().nth(1).and_then(|second| self.scope.as_const(second)));
+            let stays = !total || scope::depends_on_mxcsr(inst.op);
             let changing = |operand: Value| copy.changing.get(operand.index()) == Some(&true);
             if stays || inst.operands().any(changing) {
                 mark(&mut copy.changing, new);

@@ -102,21 +102,6 @@ pub(super) const RULES: &[Rule] = &[
         (bits_of(s, i.args[1])? == 1).then(|| constant(s, i.ty, 0))
     })
     .second(&[Opcode::Const]),
-    rule("div_one", "x / 1 = x", &[Opcode::Udiv, Opcode::Sdiv], |s, i| {
-        (bits_of(s, i.args[1])? == 1).then_some(Out::Value(i.args[0]))
-    })
-    .second(&[Opcode::Const]),
-    rule("udiv_power", "x / 2^k = x >> k, unsigned", &[Opcode::Udiv], |s, i| {
-        let imm = bits_of(s, i.args[1]).filter(|imm| imm.is_power_of_two())?;
-        let count = s.constant(Type::I8, i64::from(imm.trailing_zeros()));
-        Some(Out::Inst(Inst::binary(Opcode::Lshr, i.ty, i.args[0], count)))
-    })
-    .second(&[Opcode::Const]),
-    rule("urem_power", "x % 2^k = x & (2^k - 1), unsigned", &[Opcode::Urem], |s, i| {
-        let imm = bits_of(s, i.args[1])?;
-        imm.is_power_of_two().then(|| op_const(s, Opcode::And, i.ty, i.args[0], imm - 1))
-    })
-    .second(&[Opcode::Const]),
     super::wide("select_const", "select(1, x, y) = x, select(0, x, y) = y", &[Opcode::Select], |s, i| {
         Some(Out::Value(i.args[if bits_of(s, i.args[0])? == 1 { 1 } else { 2 }]))
     })

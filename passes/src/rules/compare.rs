@@ -202,6 +202,17 @@ pub(super) const RULES: &[Rule] = &[
         let op = if i.op == Opcode::Slt { Opcode::Ult } else { Opcode::Ule };
         ((s.possible(a) | s.possible(b)) & sign == 0).then(|| Out::Inst(Inst::binary(op, Type::I1, a, b)))
     }),
+    rule("slt_xor", "(x ^ c) < 0 is x < 0 for c >= 0, and 0 <= x for c < 0, signed", &[Opcode::Slt], |s, i| {
+        let (x, imm) = with_const(s, i.args[0], Opcode::Xor).filter(|_| bits_of(s, i.args[1]) == Some(0))?;
+        let zero = i.args[1];
+        Some(Out::Inst(if imm & known::sign(operand_type(s, i)) == 0 {
+            Inst::binary(Opcode::Slt, Type::I1, x, zero)
+        } else {
+            Inst::binary(Opcode::Sle, Type::I1, zero, x)
+        }))
+    })
+    .first(&[Opcode::Xor])
+    .second(&[Opcode::Const]),
     rule("slt_least", "x < least is 0, least <= x is 1, signed", &[Opcode::Slt, Opcode::Sle], |s, i| {
         let [a, b, _] = i.args;
         let least = known::sign(operand_type(s, i));

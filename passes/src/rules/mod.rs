@@ -13,6 +13,7 @@
 
 mod arith;
 mod compare;
+mod division;
 mod flags;
 mod logic;
 mod shift;
@@ -108,8 +109,9 @@ impl Rule {
 /// Every rule, in the order in which they are tried.
 pub fn all_rules() -> &'static [Rule] {
     static TABLE: OnceLock<Vec<Rule>> = OnceLock::new();
-    TABLE
-        .get_or_init(|| [arith::RULES, logic::RULES, shift::RULES, width::RULES, compare::RULES, flags::RULES].concat())
+    TABLE.get_or_init(|| {
+        [arith::RULES, division::RULES, logic::RULES, shift::RULES, width::RULES, compare::RULES, flags::RULES].concat()
+    })
 }
 
 /// The rules of one opcode, at most 64. Sets of them have a bit for each place in the list.
