@@ -38,6 +38,13 @@ use std::time::Instant;
 /// What lowering an operation takes, roughly, with its part of the exits.
 const LOWERING_NS: u64 = 5_000;
 
+/// A program is looked for so far around what points to it.
+const AROUND: u64 = 64 << 10;
+/// A side trace looks for it in so many places at most.
+const MAX_PROGRAMS: usize = 4;
+/// What is so far above the stack pointer, or less, may be on the stack.
+const STACK: u64 = 1 << 20;
+
 /// What a residual call takes, in instructions.
 const CALL_WEIGHT: usize = 40;
 /// What an exit to the guest and the way back into a trace take, in instructions.
@@ -343,13 +350,13 @@ fn recording(
         start: recorder.start,
         events: recorder.log.iter().map(Entry::event).collect(),
         end,
-        regions: regions(shared, runtime, recorder),
+        regions: regions(shared, runtime, recorder, context.slot(Slot::RSP)),
         meter: recorder.origin.anchor().map(judge::meter_address),
     }
 }
 
-/// The immutable ranges that the recording has read.
-fn regions(shared: &Shared, runtime: &Runtime, recorder: &Recorder) -> Vec<Region> {
+/// The immutable ranges that the recording has read, and where it may have read the guest's program.
+fn regions(shared: &Shared, runtime: &Runtime, recorder: &Recorder, stack: u64) -> Vec<Region> {
     let reads = || {
         let inst = |entry: &&Entry| matches!(entry.kind, EntryKind::Inst) && entry.address != 0;
         recorder.log.iter().filter(inst).map(|entry| entry.address)
@@ -365,11 +372,46 @@ fn regions(shared: &Shared, runtime: &Runtime, recorder: &Recorder) -> Vec<Regio
     let region = |kind| move |(start, end)| Region { start, end, kind };
     // The macro's test of the active word: while it changes, all traces are dropped.
     let active = (runtime.active_word(), runtime.active_word() + 4);
+    let code = programs(shared, recorder, stack).into_iter().map(|at| (at - AROUND, at + AROUND)).filter(used);
     declared
         .into_iter()
         .map(region(RegionKind::Declared))
-        .chain(read_only.into_iter().chain([active]).filter(used).map(region(RegionKind::ReadOnly)))
+        .chain(read_only.iter().copied().chain([active]).filter(used).map(region(RegionKind::ReadOnly)))
+        .chain(code.map(region(RegionKind::Code)))
         .collect()
+}
+
+/// Where the guest's program may be at the start of a recording, if that is not declared: where the loop's id points to; for a
+/// side trace, where that exit's constants do that are near to it.
+fn programs(shared: &Shared, recorder: &Recorder, stack: u64) -> BTreeSet<u64> {
+    let mut origin = recorder.origin;
+    let id = loop {
+        match origin {
+            Origin::Anchor(own) => break own.id,
+            Origin::Exit { unit, .. } => match shared.units.get(unit) {
+                Some(unit) => origin = unit.origin,
+                None => return BTreeSet::new(),
+            },
+        }
+    };
+    let all = match recorder.origin {
+        Origin::Anchor(_) => vec![id],
+        Origin::Exit { unit, exit } => {
+            let exit = shared.units.get(unit).and_then(|unit| unit.exits.get(exit as usize));
+            let constants = exit.into_iter().flat_map(|exit| &exit.code.constants);
+            constants
+                .filter(|(slot, at)| *slot != Slot::FLAGS && at.abs_diff(id) <= AROUND)
+                .map(|(_, at)| *at)
+                .collect()
+        }
+    };
+    // What is on a thread's stack is not a constant of a trace.
+    let is_stack = |at: u64| (stack.saturating_sub(AROUND)..stack.saturating_add(STACK)).contains(&at);
+    let is_possible = |at: &u64| {
+        let fits = at.checked_sub(AROUND).is_some_and(|start| start > 0) && at.checked_add(AROUND).is_some();
+        fits && !is_stack(*at) && shared.declared.range(*at).is_none()
+    };
+    all.into_iter().filter(is_possible).take(MAX_PROGRAMS).collect()
 }
 
 fn verify(trace: &Trace) -> Result<(), Failure> {

@@ -138,6 +138,16 @@ fn code_is_rewritten_while_it_is_recorded() {
     check(&["rewritten.c"], "-O0", Shared);
 }
 
+/// Programs that are never declared, some of which rewrite themselves.
+#[test]
+fn code_that_is_not_declared() {
+    for flags in ["-O2", "-O3 -fno-plt", "-Os", "-O2 -fno-jump-tables"] {
+        check(&["undeclared.c"], flags, Static);
+    }
+    check(&["undeclared.c"], "-O0", Shared);
+    check(&["undeclared.c"], "-O2 -no-pie -DREDMAGIC_NO_MACROS", Shared);
+}
+
 #[test]
 fn atomic_instructions() {
     check(&["atomic.c"], "-O2", Static);

@@ -4,7 +4,7 @@
 //! ```text
 //! file       = trace*
 //! trace      = "trace" NAME ["@" NUMBER] "{" region* segment+ (exit | native)* "}"        the first segment is the entry
-//! region     = "region" ("declared" | "readonly") NUMBER "-" NUMBER
+//! region     = "region" ("declared" | "readonly" | "code") NUMBER "-" NUMBER
 //! segment    = SEG "(" [param {"," param}] ")" ":" inst* terminator
 //! param      = VALUE ":" TYPE ["=" SLOT]
 //! inst       = VALUE ":" TYPE "=" ( "const" ["-"] NUMBER | "slot" SLOT | OP VALUE {"," VALUE} | "cond." COND VALUE
@@ -223,9 +223,10 @@ fn trace(cursor: &mut Cursor<'_>) -> Parsed<Trace> {
     }
     cursor.symbol("{")?;
     while cursor.take_keyword("region") {
-        let kind = cursor.choice("`declared` or `readonly`", |word| match word {
+        let kind = cursor.choice("`declared`, `readonly` or `code`", |word| match word {
             "declared" => Some(RegionKind::Declared),
             "readonly" => Some(RegionKind::ReadOnly),
+            "code" => Some(RegionKind::Code),
             _ => None,
         })?;
         let start = cursor.number()?;

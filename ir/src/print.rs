@@ -388,6 +388,7 @@ impl fmt::Display for Trace {
             let kind = match region.kind {
                 RegionKind::ReadOnly => "readonly",
                 RegionKind::Declared => "declared",
+                RegionKind::Code => "code",
             };
             writeln!(f, "region {kind} {:#x}-{:#x}", region.start, region.end)?;
         }

@@ -42,24 +42,34 @@ pub struct Recorded {
     pub value: u64,
 }
 
-/// An address range whose bytes do not change while the trace is valid.
+/// An address range whose bytes do not change while the trace is valid, or are compared with what they were.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
     /// First address.
     pub start: u64,
     /// First address behind the range.
     pub end: u64,
-    /// How the range became immutable.
+    /// What is known of the range.
     pub kind: RegionKind,
 }
 
-/// How an address range became immutable.
+/// What is known of an address range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RegionKind {
     /// A read-only mapping of a loaded module: a load at a constant address is a constant.
     ReadOnly,
     /// Declared by the host: a load at any address in it also makes the address a constant, behind a guard.
     Declared,
+    /// Looks like the program that the recorded interpreter runs, which is at the range's middle, but may change: what is
+    /// read from it is known only behind a guard that compares it with what was recorded.
+    Code,
+}
+
+impl Region {
+    /// The address that a range of [`RegionKind::Code`] lies around.
+    pub fn middle(&self) -> u64 {
+        self.start + self.end.saturating_sub(self.start) / 2
+    }
 }
 
 /// What an exit or a call writes to a slot, or a delayed store to memory.

@@ -3,12 +3,14 @@
 //! Memory that the host has declared immutable makes a load from it a constant as soon as its address is one. The
 //! optimiser makes it one by a guard in front of the load; where that guard fails, the guest executes the load's
 //! instruction again, so the guard needs an exit with the state before that instruction. Only the lifter knows this
-//! state: it attaches the exit to the load, and what the optimiser does not use costs nothing in the end.
+//! state: it attaches the exit to the load, and what the optimiser does not use costs nothing in the end. Where the program
+//! may lie that the guest interprets, if it was not declared, guards compare what is loaded, and leave by the same exit.
 //!
 //! # Invariants
 //! - The state is that before the instruction: nothing of it has been written when the exit is made. A load behind a
 //!   write of its own instruction gets none.
-//! - Only loads recorded in declared memory, at an address that is not constant anyway, have one.
+//! - Only loads recorded in declared memory, or around the interpreted program, at an address that is not constant anyway,
+//!   have one.
 //!
 //! Worked example: with declared memory 0x2000 to 0x3000, `mov eax, [rbx]; add rbx, 4` recorded at rbx = 0x2000
 //! becomes
@@ -20,7 +22,7 @@
 use crate::lifter::Lifter;
 use redmagic_ir::{Address, Exit, Recorded, Region, RegionKind, Type};
 
-/// The memory that the host has declared immutable: disjoint ranges in order.
+/// The memory that the host has declared immutable, or that may be its program: disjoint ranges in order.
 pub(crate) struct Declared {
     /// First address and first address behind it.
     ranges: Vec<(u64, u64)>,
@@ -28,7 +30,7 @@ pub(crate) struct Declared {
 
 impl Declared {
     pub(crate) fn new(regions: &[Region]) -> Declared {
-        let declared = regions.iter().filter(|region| region.kind == RegionKind::Declared);
+        let declared = regions.iter().filter(|region| matches!(region.kind, RegionKind::Declared | RegionKind::Code));
         let mut all: Vec<(u64, u64)> = declared.map(|region| (region.start, region.end)).collect();
         all.sort_unstable();
         let mut ranges: Vec<(u64, u64)> = Vec::with_capacity(all.len());
@@ -42,7 +44,7 @@ impl Declared {
         Declared { ranges }
     }
 
-    /// Whether the `bytes` bytes at `address` are declared.
+    /// Whether the `bytes` bytes at `address` are in it.
     fn contains(&self, address: u64, bytes: u32) -> bool {
         let Some(end) = address.checked_add(u64::from(bytes)) else { return false };
         let after = self.ranges.partition_point(|range| range.0 <= address);

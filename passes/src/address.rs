@@ -5,6 +5,7 @@
 //! - A load becomes a constant only if its address is constant, equal to the recorded one, and in immutable memory.
 //! - A *promotion* guards that an address has its recorded value. Its exit is the entry's own state where the address is
 //!   a slot read at entry, else the resume exit of the load. Addresses in a thread's stack or segments are not promoted.
+//! - Memory that may be the interpreted program is not immutable: its loads stay (see [`undeclared`](crate::undeclared)).
 //!
 //! Worked example: `load i32 [v1 + v2*4 + 8]` with v1 = `add v0, 16` and v2 = const 3 is `load i32 [v0 + 36]`. If it was
 //! recorded at 0x1036 in declared memory, the guard `eq v0, 0x1012` makes it the constant that was recorded.
@@ -106,14 +107,20 @@ impl Walk<'_> {
             return None;
         }
         let exit = self.resume_exit(value);
+        let stays = self.regions.is_code(recorded, self.scope.trace.ty(value).bytes());
         if at_entry {
             self.guard_entry(address.root, target);
         } else if let Some(exit) = exit
             && !self.is_of_thread(address)
         {
             self.guard_here(address, target, exit);
-            self.scope.trace.set_resume_exit(value, None);
-            self.resumes[value] = Exit::NONE;
+            if stays {
+                // What it gives is compared in the same state.
+                self.exit_uses[exit] += 1;
+            } else {
+                self.scope.trace.set_resume_exit(value, None);
+                self.resumes[value] = Exit::NONE;
+            }
         } else {
             self.scope.stats.promotions_refused += 1;
             return None;
@@ -133,8 +140,8 @@ impl Walk<'_> {
             // An index that is not constant is data rather than code, unless a dispatch depends on what is loaded.
             Some(RegionKind::Declared) => !address.index.is_some() || self.is_demanded(value),
             // Read-only memory is promoted only where a dispatch depends on it, and only outside of loops.
-            Some(RegionKind::ReadOnly) => at_entry && self.is_compared(value),
-            None => false,
+            Some(RegionKind::ReadOnly) => at_entry && (self.is_compared(value) || self.undeclared.is_demanded(value)),
+            Some(RegionKind::Code) | None => self.is_program_counter(value, recorded, address),
         }
     }
 

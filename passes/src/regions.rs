@@ -1,8 +1,9 @@
-//! Immutable memory: which addresses lie in it.
+//! Immutable memory: which addresses lie in it; and which may lie in the interpreted program.
 //!
 //! # Invariants
 //! A region into which the trace itself has a store, as far as the recording shows, is not immutable for this trace.
 //! (A store without a note counts only if its address is a constant: the host has declared that nothing writes there.)
+//! A region that may be the program is never immutable, and keeps its place beside data that the trace stores to.
 //!
 //! Worked example: with declared memory 0x1000 to 0x2000 and a store recorded at 0x1ff8, no load from it is folded.
 
@@ -13,22 +14,33 @@ pub(crate) struct Regions {
     sorted: Vec<Region>,
     /// For each region the highest end of it and of those before it.
     reach: Vec<u64>,
+    /// The regions that may be the program.
+    code: Vec<Region>,
+    /// Start and end of what the trace stores, as far as the recording shows, if there are such regions.
+    stores: Vec<(u64, u64)>,
 }
 
 impl Regions {
     /// The regions of `trace` that it does not write to itself.
     pub(crate) fn new(trace: &Trace) -> Regions {
         if trace.regions.is_empty() {
-            return Regions { sorted: Vec::new(), reach: Vec::new() };
+            return Regions::sorted(Vec::new());
         }
-        let mut all = Regions::sorted(trace.regions.clone());
+        let (code, immutable): (Vec<Region>, Vec<Region>) =
+            trace.regions.iter().partition(|region| region.kind == RegionKind::Code);
+        let mut all = Regions::sorted(immutable);
         let mut written = vec![false; all.sorted.len()];
+        let mut stores = Vec::new();
         for segment in trace.segments.values() {
             for &value in &segment.insts {
                 if trace.insts[value].op == Opcode::Store
                     && let Some(address) = stored_address(trace, value)
                 {
-                    all.mark(address, trace.ty(value).bytes(), &mut written);
+                    let bytes = trace.ty(value).bytes();
+                    all.mark(address, bytes, &mut written);
+                    if !code.is_empty() {
+                        stores.push((address, address.saturating_add(u64::from(bytes))));
+                    }
                 }
             }
         }
@@ -36,7 +48,7 @@ impl Regions {
             let kept = all.sorted.iter().zip(&written).filter(|(_, written)| !**written);
             all = Regions::sorted(kept.map(|(region, _)| *region).collect());
         }
-        all
+        Regions { code, stores, ..all }
     }
 
     fn sorted(mut sorted: Vec<Region>) -> Regions {
@@ -49,7 +61,7 @@ impl Regions {
                 highest
             })
             .collect();
-        Regions { sorted, reach }
+        Regions { sorted, reach, code: Vec::new(), stores: Vec::new() }
     }
 
     /// Notes every region that overlaps the `bytes` bytes at `address`.
@@ -78,10 +90,35 @@ impl Regions {
                 match region.kind {
                     RegionKind::Declared => return Some(RegionKind::Declared),
                     RegionKind::ReadOnly => found = Some(RegionKind::ReadOnly),
+                    // They are kept apart.
+                    RegionKind::Code => {}
                 }
             }
         }
         found
+    }
+
+    /// Whether any memory may be the program.
+    pub(crate) fn have_code(&self) -> bool {
+        !self.code.is_empty()
+    }
+
+    /// Whether the `bytes` bytes at `address` may be the program, and are not immutable.
+    pub(crate) fn is_code(&self, address: u64, bytes: u32) -> bool {
+        let Some(end) = address.checked_add(u64::from(bytes)) else { return false };
+        self.code.iter().any(|region| region.start <= address && end <= region.end)
+            && self.kind(address, bytes).is_none()
+    }
+
+    /// What the program was near to when the recording began.
+    pub(crate) fn middles(&self) -> impl Iterator<Item = u64> + '_ {
+        self.code.iter().map(Region::middle)
+    }
+
+    /// Whether the trace stores to any of the `bytes` bytes at `address`, where memory may be the program.
+    pub(crate) fn is_written(&self, address: u64, bytes: u32) -> bool {
+        let end = address.saturating_add(u64::from(bytes));
+        self.stores.iter().any(|store| store.0 < end && address < store.1)
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Stats {
     pub promotions_refused: u32,
     /// Guards of promoted addresses that were moved in front of their loop.
     pub promotions_hoisted: u32,
+    /// Loads of an interpreted program that was not declared, which a guard compares with what was recorded.
+    pub code_compared: u32,
     /// Pairs of roots that a guard keeps apart.
     pub roots_apart: u32,
     /// Parameters that were removed.
@@ -84,6 +86,7 @@ impl Stats {
             self.stores_removed,
             self.promotions,
             self.promotions_hoisted,
+            self.code_compared,
             self.roots_apart,
             self.params_removed,
             self.sunk,
@@ -152,6 +155,7 @@ impl fmt::Display for Stats {
             ("promotions", self.promotions),
             ("promotions refused", self.promotions_refused),
             ("promotions hoisted", self.promotions_hoisted),
+            ("code compared", self.code_compared),
             ("roots apart", self.roots_apart),
             ("params removed", self.params_removed),
             ("sunk", self.sunk),

@@ -21,6 +21,7 @@ use crate::memory::{Base, Domain, Known, Memory, Place};
 use crate::pipeline::MemoryModel;
 use crate::regions::Regions;
 use crate::scope::{self, Scope};
+use crate::undeclared::Undeclared;
 use crate::why::{self, Reason};
 use redmagic_ir::{
     Address, Call, CallEffect, Class, Effect, Exit, ExitData, ExitValue, Inst, Map, Opcode, Segment, Slot, Target,
@@ -33,6 +34,8 @@ pub(crate) struct Walk<'t> {
     pub scope: Scope<'t>,
     /// Immutable memory.
     pub regions: Regions,
+    /// The program that nothing was declared of.
+    pub(crate) undeclared: Undeclared,
     /// Comparisons and guards for the start of the entry segment.
     pub entry_guards: Vec<Value>,
     /// The exit of these guards.
@@ -86,8 +89,10 @@ pub(crate) fn run(trace: &mut Trace, stats: &mut Stats, forward: bool) {
     let mut resumes = Map::filled(trace.insts.len(), Exit::NONE);
     trace.resume_exits().for_each(|(load, exit)| resumes[load] = exit);
     let has_points = trace.resume_exits().next().is_some();
+    let regions = Regions::new(trace);
     let mut walk = Walk {
-        regions: Regions::new(trace),
+        undeclared: Undeclared::new(trace, &graph.order, &regions),
+        regions,
         entry_guards: Vec::new(),
         start_exit: Exit::NONE,
         frames: Frames::new(trace, &graph.order),
@@ -374,6 +379,7 @@ impl Walk<'_> {
                 return;
             }
         }
+        let address = self.in_piece(value, address);
         inst.set_address(address);
         if self.absolute(&address).and_then(|address| self.regions.kind(address, inst.ty.bytes())).is_some() {
             inst.class = Class::Immutable;
@@ -390,6 +396,7 @@ impl Walk<'_> {
                 self.scope.replace(value, other);
                 self.scope.stats.loads_forwarded += 1;
                 self.rely(pairs);
+                self.compare_load(value, &address);
                 return;
             }
             self.memory.loaded(&place, inst.ty, value);
@@ -403,6 +410,7 @@ impl Walk<'_> {
         }
         self.scope.trace.insts[value] = inst;
         self.scope.out.push(value);
+        self.compare_load(value, &address);
     }
 
     /// The value of type `ty` that is described by `known`.

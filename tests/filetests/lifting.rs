@@ -84,6 +84,7 @@ pub fn lift(header: &[String]) -> Result<Result<Trace, Refusal>, String> {
                 let kind = match *kind {
                     "readonly" => RegionKind::ReadOnly,
                     "declared" => RegionKind::Declared,
+                    "code" => RegionKind::Code,
                     other => return Err(format!("`{other}` is no kind of region")),
                 };
                 let (start, end) = range.split_once('-').ok_or("a range is ADDRESS-ADDRESS")?;
