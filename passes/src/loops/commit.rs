@@ -3,6 +3,7 @@
 use super::Body;
 use super::accesses::Class;
 use super::bounds::Extent;
+use super::ends;
 use super::plan::Plan;
 use super::windows::Break;
 use redmagic_ir::{Address, DelayedStore, ExitValue, Inst, Opcode, Segment, Target, Terminator, Trace, Type, Value};
@@ -53,6 +54,7 @@ pub(crate) fn commit(trace: &mut Trace, body: &Body, mut plan: Plan) {
     trace.segments[checks].terminator = Terminator::Switch { value, cases: vec![(1, into)], default: again };
 
     let count = trace.add_inst(Inst::param(Type::I64, None));
+    ends::shorten(trace, &mut plan, strip, count);
     count_passes(trace, &mut plan, strip, count);
     let (mut params, mut first, mut next) = (vec![count], vec![strip], Vec::new());
     let left = trace.add_inst(Inst::binary(Opcode::Add, Type::I64, count, one));
@@ -87,6 +89,7 @@ pub(crate) fn commit(trace: &mut Trace, body: &Body, mut plan: Plan) {
         cases: vec![(1, Target { segment: copy, args: next })],
         default: Target { segment: flush, args: Vec::new() },
     };
+    trace.segments[flush].insts = plan.last;
     store_all(trace, flush, &plan.flush);
     trace.segments[flush].terminator = Terminator::Jump(Target { segment: header, args: plan.back });
 }

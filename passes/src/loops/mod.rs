@@ -33,6 +33,7 @@ mod bounds;
 mod commit;
 mod copy;
 mod counted;
+mod ends;
 mod plan;
 mod reasons;
 mod waiting;

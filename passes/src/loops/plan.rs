@@ -28,6 +28,8 @@ pub(crate) struct Plan {
     pub insts: Vec<Value>,
     /// Exits of the guards in `insts`.
     pub exits: Vec<(Value, ExitData)>,
+    /// Computations of F.
+    pub last: Vec<Value>,
     /// Stores of F.
     pub flush: Vec<(Type, Address, Value, Option<Recorded>)>,
     /// The arguments for H from H2.
@@ -112,6 +114,7 @@ impl Copier<'_, '_> {
             params,
             insts,
             exits,
+            last: Vec::new(),
             flush,
             back,
             breaks,
