@@ -557,6 +557,7 @@ fn begin_at_exit(runtime: &'static Runtime, thread: &mut Thread, record: &ExitRe
         return if goes_on && function != 0 { Next::enter(function) } else { leave_anywhere(runtime, &thread.context) };
     }
     let now = memory::process_time();
+    let not_before = origin.anchor().map_or(0, |own| own.not_before.load(Relaxed)).max(not_before);
     if not_before > now || !runtime.may_compile(now, &origin) {
         cool_exit(&mut runtime.lock(), record.unit, record.index, runtime.hot_exit().saturating_mul(LATER));
         return leave_anywhere(runtime, &thread.context);
@@ -571,10 +572,11 @@ fn begin_at_exit(runtime: &'static Runtime, thread: &mut Thread, record: &ExitRe
         return leave_anywhere(runtime, &thread.context);
     }
     if let Origin::Anchor(own) = origin {
-        // What leads here often makes the loop hot; its anchors decide.
+        // What leads here often makes the loop hot; its anchors decide. What becomes of a recording is noted of the loop, so
+        // the exit waits in any case.
         own.heat.store(0, Relaxed);
+        cool_exit(&mut runtime.lock(), record.unit, record.index, runtime.hot_exit());
         if !judge::may_record(runtime, own) {
-            cool_exit(&mut runtime.lock(), record.unit, record.index, runtime.hot_exit());
             return leave_anywhere(runtime, &thread.context);
         }
     }
