@@ -73,7 +73,8 @@ const DEFAULT: [&str; 7] = ["params", "forward", "flags", "dce", "loops", "sink"
 pub enum MemoryModel {
     /// Every load and every store is performed, in the order of the program.
     Strict,
-    /// Stores are performed in the order of the program. A value that was loaded before may be used again instead of a load.
+    /// Stores are performed in the order of the program, but for those to frames that the trace has pushed. A value that was
+    /// loaded before may be used again instead of a load.
     Default,
     /// Stores of loops wait as well: threads that share memory hold a lock while they do, and give it up by calls.
     #[default]

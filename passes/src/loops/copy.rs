@@ -95,6 +95,8 @@ pub(super) struct Copier<'t, 'b> {
     pub sinks: bool,
     /// Whether they may.
     pub may_wait: bool,
+    /// Whether those to the trace's own frames do, which no other thread looks at, where the others do not.
+    pub frames_wait: bool,
     /// Atoms that are stored at the end of each iteration.
     pub through: Vec<bool>,
     /// How accesses without bounds are kept apart, if they are.
@@ -164,6 +166,7 @@ impl<'t, 'b> Copier<'t, 'b> {
             carried_atoms: vec![false; atoms],
             sinks: true,
             may_wait: true,
+            frames_wait: false,
             through: vec![false; atoms],
             windows: Vec::new(),
             gaps: Vec::new(),

@@ -13,7 +13,8 @@ use redmagic_ir::{Address, DelayedStore, ExitData, ExitValue, Opcode, Slot, Type
 impl Copier<'_, '_> {
     /// Whether stores to an atom wait until they are needed.
     pub(super) fn waits(&self, atom: usize) -> bool {
-        self.sinks && self.accesses.atoms[atom].clean
+        let atom = &self.accesses.atoms[atom];
+        atom.clean && (self.sinks || self.frames_wait && atom.frame)
     }
 
     /// The stores that an exit has to perform.

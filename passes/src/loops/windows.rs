@@ -82,6 +82,7 @@ impl Copier<'_, '_> {
         self.gaps.clear();
         self.unplaced = false;
         let mut unbounded = self.varying.iter().filter(|access| access.extent.is_none()).peekable();
+        self.frames_wait = unbounded.peek().is_none() && self.scope.stats.may("stores to frames wait");
         if unbounded.peek().is_none() {
             return Ok(());
         }
