@@ -5,6 +5,8 @@
 #[allow(dead_code, reason = "the tests of the passes count what is executed")]
 #[path = "../../../passes/tests/random_loops/compare.rs"]
 mod compare;
+#[path = "../../../passes/tests/random/early.rs"]
+mod early;
 #[path = "../../../passes/tests/random_loops/generator.rs"]
 mod generator;
 #[path = "../../../passes/tests/random/generator.rs"]
@@ -16,13 +18,15 @@ use super::{Finding, caught, exits};
 use crate::rng::Rng;
 use crate::shrink::shrink;
 use redmagic_ir::sandbox::{Choices, Difference, TestGuest, variations};
-use redmagic_ir::{Class, Slot, Trace, verify};
+use redmagic_ir::{Class, RegionKind, Slot, Trace, verify};
 use redmagic_passes::{Pipeline, optimise};
 
 /// Guests that a trace runs on.
 const GUESTS: u64 = 24;
 /// Instructions that a run may execute.
 const FUEL: u64 = 5_000;
+/// The same where both traces always run.
+const SHORT: u64 = 500;
 
 /// Runs one case.
 pub fn run(data: &[u8]) -> Result<(), Finding> {
@@ -32,7 +36,11 @@ pub fn run(data: &[u8]) -> Result<(), Finding> {
     let seed = rng.below(256) as u64;
     let pipeline = exits::pipeline(&mut rng).unwrap_or_default();
     let choices = Choices::from_bytes(rest);
-    if loops { check_loop(seed, choices, &pipeline) } else { check_trace(choices, &pipeline) }
+    match (loops, rng.one_in(3)) {
+        (true, _) => check_loop(seed, choices, &pipeline),
+        (false, true) => check_undeclared(seed, choices, &pipeline),
+        (false, false) => check_trace(choices, &pipeline),
+    }
 }
 
 /// What the passes make of a trace, or how they fail.
@@ -43,8 +51,8 @@ fn optimised(before: &Trace, pipeline: &Pipeline) -> Result<Trace, String> {
     Ok(after)
 }
 
-fn check_trace(choices: Choices, pipeline: &Pipeline) -> Result<(), Finding> {
-    let before = straight::Generator::generate(choices);
+/// The guest that others are variations of.
+fn base_guest() -> TestGuest {
     let mut base = TestGuest::new(7);
     // One pointer leads to the stack, but not below the stack pointer: only what is derived from that may lead there.
     for (slot, value) in [(Slot::RSP, 0x7fff_0000), (Slot::RBX, 0x5000), (Slot::RCX, 0x5008), (Slot::RAX, 0x7fff_0040)]
@@ -52,6 +60,12 @@ fn check_trace(choices: Choices, pipeline: &Pipeline) -> Result<(), Finding> {
         base.slots[slot.index()] = value;
     }
     straight::place_region(&mut base);
+    base
+}
+
+fn check_trace(choices: Choices, pipeline: &Pipeline) -> Result<(), Finding> {
+    let before = straight::Generator::generate(choices);
+    let base = base_guest();
     let differs = |before: &Trace| -> Option<String> {
         let after = match optimised(before, pipeline) {
             Ok(after) => after,
@@ -69,11 +83,41 @@ fn check_trace(choices: Choices, pipeline: &Pipeline) -> Result<(), Finding> {
             }
         })
     };
-    let Some(what) = differs(&before) else { return Ok(()) };
+    report(&before, &base, pipeline, differs)
+}
+
+/// Traces over a program that is not declared, on guests where it is another one, or is overwritten.
+fn check_undeclared(seed: u64, choices: Choices, pipeline: &Pipeline) -> Result<(), Finding> {
+    let before = straight::Generator::generate_undeclared(choices);
+    let base = base_guest();
+    let differs = |before: &Trace| -> Option<String> {
+        let after = match optimised(before, pipeline) {
+            Ok(after) => after,
+            Err(text) => return Some(text),
+        };
+        variations(before, &base, GUESTS).into_iter().enumerate().find_map(|(number, guest)| {
+            let guest = early::changed(seed, number as u64, guest);
+            if writes_to_region(before, &guest) {
+                return None;
+            }
+            early::compare_early(before, &after, &guest, SHORT).err().map(|difference| difference.to_string())
+        })
+    };
+    report(&before, &base, pipeline, differs)
+}
+
+/// The finding, made small, if `differs` has one.
+fn report(
+    before: &Trace,
+    base: &TestGuest,
+    pipeline: &Pipeline,
+    differs: impl Fn(&Trace) -> Option<String>,
+) -> Result<(), Finding> {
+    let Some(what) = differs(before) else { return Ok(()) };
     let kind = |text: &str| text.split_whitespace().next().unwrap_or_default().to_owned();
-    let small = shrink(&before, |trace| differs(trace).is_some_and(|text| kind(&text) == kind(&what)));
+    let small = shrink(before, |trace| differs(trace).is_some_and(|text| kind(&text) == kind(&what)));
     let what = differs(&small).unwrap_or(what);
-    Err(format!("{what}\nAs a file in tests/filetests/opt:\n; test: opt {pipeline}\n{}{small}", run_line(&base)))
+    Err(format!("{what}\nAs a file in tests/filetests/opt:\n; test: opt {pipeline}\n{}{small}", run_line(base)))
 }
 
 /// A guest as a line of a script.
@@ -94,7 +138,8 @@ fn run_line(guest: &TestGuest) -> String {
 fn writes_to_region(trace: &Trace, guest: &TestGuest) -> bool {
     let mut after = guest.clone();
     let ran = redmagic_ir::sandbox::run(trace, &mut after, FUEL).is_ok();
-    let mut addresses = trace.regions.iter().flat_map(|region| region.start..region.end);
+    let immutable = trace.regions.iter().filter(|region| region.kind != RegionKind::Code);
+    let mut addresses = immutable.flat_map(|region| region.start..region.end);
     ran && addresses.any(|address| after.memory.byte(address) != guest.memory.byte(address))
 }
 

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "every test file uses its own part")]
 
 use redmagic_ir::sandbox::{Difference, TestGuest, compare, run, variations};
-use redmagic_ir::{Slot, Trace, parse_one};
+use redmagic_ir::{RegionKind, Slot, Trace, parse_one};
 use redmagic_passes::{Pipeline, Stats, optimise};
 
 /// Instructions that a run may execute.
@@ -94,7 +94,8 @@ pub fn same_effects_on(
 pub fn writes_to_region(trace: &Trace, guest: &TestGuest) -> bool {
     let mut after = guest.clone();
     let ran = run(trace, &mut after, FUEL).is_ok();
-    let mut addresses = trace.regions.iter().flat_map(|region| region.start..region.end);
+    let immutable = trace.regions.iter().filter(|region| region.kind != RegionKind::Code);
+    let mut addresses = immutable.flat_map(|region| region.start..region.end);
     ran && addresses.any(|address| after.memory.byte(address) != guest.memory.byte(address))
 }
 

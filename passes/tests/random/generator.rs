@@ -1,9 +1,15 @@
-//! The generator: traces whose immutable region is at [`REGION`].
+//! The generator: traces whose immutable region, or undeclared program, is at [`REGION`].
 
 use redmagic_ir::sandbox::{Choices, TestGuest, mix};
 use redmagic_ir::*;
 
 const REGION: u64 = 0x20_0000;
+/// Bytes in it.
+const LENGTH: u64 = 64;
+/// A table of dispatch targets for the program, which is read-only.
+const TABLE: u64 = 0x30_0000;
+/// Its entries.
+const TARGETS: u64 = 16;
 
 /// A trace in the making.
 pub struct Generator {
@@ -16,6 +22,8 @@ pub struct Generator {
     stack: Value,
     /// Whether the loop carries it.
     carries_stack: bool,
+    /// How the region is known.
+    kind: RegionKind,
 }
 
 impl Generator {
@@ -152,6 +160,7 @@ impl Generator {
 
     fn step(&mut self) {
         match self.random(24) {
+            10..=12 | 21 if self.kind == RegionKind::Code => self.fetch(),
             0..=12 => self.pure(),
             13..=15 => {
                 let (ty, address) = (self.memory_type(), self.address());
@@ -193,6 +202,33 @@ impl Generator {
         self.trace.set_resume_exit(load, Some(exit));
     }
 
+    /// A load from the program, and perhaps a dispatch on it.
+    fn fetch(&mut self) {
+        let ty = [Type::I8, Type::I8, Type::I32, Type::I64][self.random(4) as usize];
+        let offset = self.random(LENGTH - 8);
+        let value = (0..u64::from(ty.bytes())).fold(0, |sum, at| sum | u64::from(region_byte(offset + at)) << (8 * at));
+        let constant = self.random(4) == 0;
+        let root = if constant { self.append(Inst::constant(Type::I64, REGION as i64)) } else { self.values[3] };
+        let exit = self.exit();
+        let load = self.append(Inst::load(ty, Address::new(root, offset as i32)));
+        self.trace.set_recorded(load, Some(Recorded { address: REGION + offset, value }));
+        self.trace.set_resume_exit(load, Some(exit));
+        if self.random(2) == 0 || ty == Type::I64 {
+            return;
+        }
+        let mask = self.append(Inst::constant(ty, TARGETS as i64 - 1));
+        let low = self.append(Inst::binary(Opcode::And, ty, load, mask));
+        let index = self.append(Inst::unary(Opcode::Zext, Type::I64, low));
+        let table = self.append(Inst::constant(Type::I64, TABLE as i64));
+        let entry = value & (TARGETS - 1);
+        let target = self.append(Inst::load(Type::I64, Address { index, scale: 8, ..Address::new(table, 0) }));
+        self.trace.set_recorded(target, Some(Recorded { address: TABLE + 8 * entry, value: dispatch_target(entry) }));
+        let expected = self.append(Inst::constant(Type::I64, dispatch_target(entry) as i64));
+        let test = self.append(Inst::binary(Opcode::Eq, Type::I1, target, expected));
+        let exit = self.exit();
+        self.append(Inst::guard(true, test, exit));
+    }
+
     fn call(&mut self) {
         let target = self.append(Inst::constant(Type::I64, 0x9000));
         let return_address = self.append(Inst::constant(Type::I64, 0x9999));
@@ -232,16 +268,32 @@ impl Generator {
         self.values.push(param);
     }
 
-    /// A trace that follows from the choices.
-    pub fn generate(mut choices: Choices) -> Trace {
+    /// A trace that follows from the choices, with a declared region.
+    pub fn generate(choices: Choices) -> Trace {
+        Generator::generate_with(choices, RegionKind::Declared)
+    }
+
+    /// The same with an undeclared program in place of the region.
+    pub fn generate_undeclared(choices: Choices) -> Trace {
+        Generator::generate_with(choices, RegionKind::Code)
+    }
+
+    fn generate_with(mut choices: Choices, kind: RegionKind) -> Trace {
         let mut trace = Trace::new("random");
         trace.start = 0x500;
-        trace.regions.push(Region { start: REGION, end: REGION + 64, kind: RegionKind::Declared });
+        // The program is in the middle.
+        let start = if kind == RegionKind::Code { REGION - LENGTH } else { REGION };
+        trace.regions.push(Region { start, end: REGION + LENGTH, kind });
+        if kind == RegionKind::Code {
+            let read_only = Region { start: TABLE, end: TABLE + 8 * TARGETS, kind: RegionKind::ReadOnly };
+            trace.regions.push(read_only);
+        }
         let segment = trace.add_segment();
         trace.entry = Some(segment);
         let calls = choices.below(3) == 0;
         let carries_stack = choices.below(2) == 0;
-        let mut g = Generator { choices, trace, segment, values: Vec::new(), calls, stack: Value::NONE, carries_stack };
+        let (values, stack) = (Vec::new(), Value::NONE);
+        let mut g = Generator { choices, trace, segment, values, calls, stack, carries_stack, kind };
         for slot in [Slot::RSP, Slot::RBX, Slot::RCX, Slot::RSI, Slot::RAX, Slot::RDX] {
             g.append(Inst::slot_read(slot));
         }
@@ -290,10 +342,21 @@ fn region_word(offset: u64) -> u64 {
     mix(3, offset) & 0xffff_ffff
 }
 
-/// Puts into a guest's memory what the immutable region holds, and its address into rsi.
+fn region_byte(offset: u64) -> u8 {
+    (region_word(offset & !3) >> (8 * (offset & 3))) as u8
+}
+
+fn dispatch_target(entry: u64) -> u64 {
+    0x600 + 16 * entry
+}
+
+/// Puts into a guest's memory what the region holds, and its address into rsi; and the table.
 pub fn place_region(guest: &mut TestGuest) {
+    for entry in 0..TARGETS {
+        guest.memory.set(TABLE + 8 * entry, 8, u128::from(dispatch_target(entry)));
+    }
     guest.slots[Slot::RSI.index()] = REGION;
-    for offset in (0..64).step_by(4) {
+    for offset in (0..LENGTH).step_by(4) {
         guest.memory.set(REGION + offset, 4, u128::from(region_word(offset)));
     }
 }
