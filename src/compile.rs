@@ -381,8 +381,9 @@ fn regions(shared: &Shared, runtime: &Runtime, recorder: &Recorder, stack: u64) 
         .collect()
 }
 
-/// Where the guest's program may be at the start of a recording, if that is not declared: where the loop's id points to; for a
-/// side trace, where that exit's constants do that are near to it.
+/// Where the guest's program may be at the start of a recording, if that is not declared: where the loop's id points to. For a
+/// side trace, near to that: what its first instruction reads (it is the one that compared, or fetched), and where the
+/// exit's constants point to.
 fn programs(shared: &Shared, recorder: &Recorder, stack: u64) -> BTreeSet<u64> {
     let mut origin = recorder.origin;
     let id = loop {
@@ -399,10 +400,9 @@ fn programs(shared: &Shared, recorder: &Recorder, stack: u64) -> BTreeSet<u64> {
         Origin::Exit { unit, exit } => {
             let exit = shared.units.get(unit).and_then(|unit| unit.exits.get(exit as usize));
             let constants = exit.into_iter().flat_map(|exit| &exit.code.constants);
-            constants
-                .filter(|(slot, at)| *slot != Slot::FLAGS && at.abs_diff(id) <= AROUND)
-                .map(|(_, at)| *at)
-                .collect()
+            let constants = constants.filter(|(slot, _)| *slot != Slot::FLAGS).map(|(_, at)| *at);
+            let first = recorder.log.first().map(|entry| entry.address);
+            first.into_iter().chain(constants).filter(|at| at.abs_diff(id) <= AROUND).collect()
         }
     };
     // What is on a thread's stack is not a constant of a trace.

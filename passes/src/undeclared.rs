@@ -7,9 +7,10 @@
 //! # Invariants
 //! - A load is *compared*, never left out: its value is known only behind a guard that leaves at the load's own instruction.
 //! - The program counter becomes a constant by a guard as well, and only what is taken for it: a register that is near the
-//!   region's middle at the start of the trace, or of its loop, and on which a dispatch depends.
+//!   region's middle at the start of the trace, or of its loop, and on which a dispatch depends; and what comes of it by additions,
+//!   where a dispatch is fetched.
 //! - What else is compared is demanded by a dispatch, or is an operand next to what is. What the trace itself stores to is
-//!   data, unless it is demanded.
+//!   data: it will be something else the next time.
 //!
 //! # Worked example
 //! ```text
@@ -42,6 +43,8 @@ pub(crate) struct Undeclared {
     demanded: Map<Value, bool>,
     /// Loads that compare, or are compared already.
     wanted: Map<Value, bool>,
+    /// Demanded loads whose root is some distance from the program counter.
+    derived: Map<Value, bool>,
     /// First and last address of what they read, piece by piece.
     pieces: Vec<(u64, u64)>,
 }
@@ -57,13 +60,18 @@ impl Undeclared {
         search.demand();
         let of_program = search.of_program();
         let fetches = search.fetches(&of_program);
-        let mut wanted = empty();
+        let (mut wanted, mut derived) = (empty(), empty());
         let mut places = Vec::new();
         for value in search.loads() {
             let Some(place) = search.place(value) else { continue };
+            if regions.is_written(place, trace.ty(value).bytes()) {
+                continue;
+            }
             let is_operand = || search.is_operand(value, place, &of_program, &fetches);
             if search.demanded[value] || search.known[value] || is_operand() {
                 wanted[value] = true;
+                derived[value] = search.demanded[value]
+                    && trace.insts[value].address().is_some_and(|address| of_program[address.root]);
                 places.push(place);
             }
         }
@@ -75,7 +83,7 @@ impl Undeclared {
                 _ => pieces.push((place, place)),
             }
         }
-        Undeclared { demanded: search.demanded, wanted, pieces }
+        Undeclared { demanded: search.demanded, wanted, derived, pieces }
     }
 
     /// Whether a dispatch depends on `value`.
@@ -261,9 +269,6 @@ impl<'t> Search<'t> {
         let Some(address) = self.trace.insts[value].address().filter(|address| !address.index.is_some()) else {
             return false;
         };
-        if self.regions.is_written(place, self.trace.ty(value).bytes()) {
-            return false;
-        }
         let after = fetches.partition_point(|fetch| *fetch <= place);
         let Some(before) = after.checked_sub(1).map(|at| fetches[at]) else { return false };
         if of_program[address.root] {
@@ -284,10 +289,14 @@ fn is_near(regions: &Regions, trace: &Trace, value: Value, seen: u64, address: &
 impl Walk<'_> {
     /// Whether the root of load `value`, which was recorded at `seen`, is to be the program counter.
     pub(crate) fn is_program_counter(&self, value: Value, seen: u64, address: &Address) -> bool {
+        if address.index.is_some() {
+            return false;
+        }
         let is_source = self.is_entry_slot(address.root) || self.scope.trace.insts[address.root].op == Opcode::Param;
         is_source
             && self.undeclared.is_demanded(value)
             && is_near(&self.regions, self.scope.trace, value, seen, address)
+            || !is_source && self.undeclared.derived.get(value) == Some(&true)
     }
 
     /// The address of load `value`, in terms of the start of its piece of the program if it is absolute and in one: then

@@ -1,6 +1,6 @@
 //! The examples print what they print with an API that does nothing, and their loops are as small as they should be.
 
-use crate::support::{Build, Link, Outcome, compare_with, run, scratch, thresholds};
+use crate::support::{Build, Link, Outcome, compare_with, run, run_with, scratch, thresholds};
 use redmagic_ir::graph::Graph;
 use redmagic_ir::{Opcode, Segment, Terminator, Trace, parse_one};
 use std::collections::BTreeSet;
@@ -45,6 +45,27 @@ fn registers() {
     assert!(!inner.values().any(reads_program), "{}", traces[0]);
 }
 
+/// A host whose program is not declared: the second copies of its loops do not read it.
+#[test]
+fn undeclared() {
+    let traces = traces_of("tests/hosts", "undeclared.c", &["20000".to_owned()]);
+    let loops: Vec<Loop> = traces.iter().filter(|trace| trace.name.contains("loop")).map(Loop::innermost).collect();
+    assert!(loops.len() >= 2, "{}", traces[0]);
+    for inner in loops {
+        let trace = inner.trace;
+        let program =
+            trace.regions.iter().find(|region| region.kind == redmagic_ir::RegionKind::Code).unwrap().middle();
+        let is_fetch = |value| {
+            let recorded = trace.recorded(value);
+            recorded.is_some_and(|recorded| (program..program + 5 * 4).contains(&recorded.address))
+        };
+        assert!(trace.insts.keys().any(is_fetch) && !inner.values().any(is_fetch), "{trace}");
+        // One of five instructions has a condition.
+        assert_eq!(inner.count(&[Opcode::Guard, Opcode::GuardNot]), 1, "{trace}");
+        assert_eq!(inner.count(&[Opcode::Load]), 0, "{trace}");
+    }
+}
+
 #[test]
 fn tree() {
     check("tree.c");
@@ -66,9 +87,14 @@ fn throwing() {
     check("throwing.cc");
 }
 
-/// The optimised traces of an example, in the order of their numbers.
+/// The optimised traces of an example.
 fn optimised(source: &str) -> Vec<Trace> {
-    let program = Build::new("examples", &[source], "-O2", Link::Shared).build();
+    traces_of("examples", source, &[])
+}
+
+/// The optimised traces of a program with these arguments, in the order of their numbers.
+fn traces_of(folder: &str, source: &str, arguments: &[String]) -> Vec<Trace> {
+    let program = Build::new(folder, &[source], "-O2", Link::Shared).build();
     let dump = scratch(&format!("{source}-dump"));
     let _ = fs::remove_dir_all(&dump);
     // The example is over before a process may spend time on traces.
@@ -77,7 +103,7 @@ fn optimised(source: &str) -> Vec<Trace> {
         ("REDMAGIC_COMPILE_SHARE", "0".to_owned()),
         ("REDMAGIC_DUMP", dump.display().to_string()),
     ];
-    let Outcome { end, .. } = run(&program, &settings);
+    let Outcome { end, .. } = run_with(&program, &settings, arguments);
     assert_eq!(end, "exit 0");
     let mut files: Vec<_> = fs::read_dir(&dump).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort_by_key(|path| (path.as_os_str().len(), path.clone()));

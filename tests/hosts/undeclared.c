@@ -17,6 +17,7 @@ enum op {
     CACHE,  /* if r[a] is a multiple of the period, one is added to the operand b instructions before this one */
     CHANGE, /* as CACHE, but the operation b instructions before this one becomes another */
     COUNT,  /* the instruction's own operand b grows by one; r[a] becomes it */
+    ODD,    /* if r[a] is even, the next instruction is skipped, without a jump */
     LOOP,   /* if (--r[a] > 0) go b instructions back */
     HALT    /* return r[a] */
 };
@@ -54,6 +55,7 @@ static long period;
                 }                                                                                                      \
                 break;                                                                                                 \
             case COUNT: SET_B(pc, B(pc) + 1); r[A(pc)] = B(pc); break;                                                 \
+            case ODD: pc += STEP * (2 - (r[A(pc)] & 1)); continue;                                                     \
             case LOOP:                                                                                                 \
                 if (--r[A(pc)] > 0) {                                                                                  \
                     pc -= STEP * B(pc);                                                                                \
@@ -88,6 +90,10 @@ static const struct insn nested[] = {
 static const struct insn cache[] = {{ADDI, 0, 3}, {XOR, 0, 1}, {CACHE, 1, 2}, {ADD, 0, 1}, {LOOP, 1, 4}, {HALT, 0, 0}};
 static const struct insn change[] = {{ADD, 0, 1}, {XOR, 0, 1}, {CHANGE, 1, 2}, {ADDI, 0, 5}, {LOOP, 1, 4}, {HALT, 0, 0}};
 static const struct insn count[] = {{COUNT, 2, 0}, {ADD, 0, 2}, {ADD, 0, 1}, {LOOP, 1, 3}, {HALT, 0, 0}};
+
+static const struct insn branches[] = {
+    {ADDI, 0, 3}, {ODD, 0, 0}, {XOR, 0, 1}, {ODD, 1, 0}, {ADDI, 0, 1}, {LOOP, 1, 5}, {HALT, 0, 0},
+};
 
 /* The program in memory of its own, one instruction from the start of it, with the registers behind it. */
 struct program {
@@ -134,6 +140,7 @@ int main(int argc, char **argv) {
             RUN(plain, 700 * of, 0);
             RUN(cache, 1100 * of, 1);
             RUN(nested, 8 * of, 0);
+            RUN(branches, 500 * of, 0);
             RUN(change, 1100 * of, 1);
             RUN(count, 300 * of, 1);
         }

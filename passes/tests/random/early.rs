@@ -63,14 +63,18 @@ fn is_code(trace: &Trace, load: Value) -> bool {
         .is_some_and(|recorded| regions().any(|region| (region.start..region.end).contains(&recorded.address)))
 }
 
-/// `trace` with a comparison behind `load`.
+/// `trace` with a comparison behind `load`, of where it goes to and what it gives.
 fn compared(trace: &Trace, load: Value, exit: Exit) -> Trace {
-    let recorded = trace.recorded(load).map_or(0, |recorded| recorded.value);
+    let recorded = trace.recorded(load).map_or((0, 0), |recorded| (recorded.address, recorded.value));
+    let address = trace.insts[load].address().map_or((load, 0), |address| (address.root, i64::from(address.offset)));
     let mut trace = trace.clone();
-    let constant = trace.add_inst(Inst::constant(trace.ty(load), recorded as i64));
-    let equal = trace.add_inst(Inst::binary(Opcode::Eq, Type::I1, load, constant));
-    let guard = trace.add_inst(Inst::guard(true, equal, exit));
-    insert(&mut trace, load, 1, [constant, equal, guard]);
+    let place = trace.add_inst(Inst::constant(Type::I64, (recorded.0 as i64).wrapping_sub(address.1)));
+    let there = trace.add_inst(Inst::binary(Opcode::Eq, Type::I1, address.0, place));
+    let constant = trace.add_inst(Inst::constant(trace.ty(load), recorded.1 as i64));
+    let same = trace.add_inst(Inst::binary(Opcode::Eq, Type::I1, load, constant));
+    let both = trace.add_inst(Inst::binary(Opcode::And, Type::I1, there, same));
+    let guard = trace.add_inst(Inst::guard(true, both, exit));
+    insert(&mut trace, load, 1, [place, there, constant, same, both, guard]);
     trace
 }
 

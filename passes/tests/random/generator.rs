@@ -205,13 +205,22 @@ impl Generator {
     /// A load from the program, and perhaps a dispatch on it.
     fn fetch(&mut self) {
         let ty = [Type::I8, Type::I8, Type::I32, Type::I64][self.random(4) as usize];
-        let offset = self.random(LENGTH - 8);
-        let value = (0..u64::from(ty.bytes())).fold(0, |sum, at| sum | u64::from(region_byte(offset + at)) << (8 * at));
-        let constant = self.random(4) == 0;
-        let root = if constant { self.append(Inst::constant(Type::I64, REGION as i64)) } else { self.values[3] };
+        let offset = self.random(LENGTH - 16);
+        let (root, by) = match self.random(6) {
+            0 => (self.append(Inst::constant(Type::I64, REGION as i64)), 0),
+            1 => {
+                // A jump of the program, as a condition says that the recording does not contradict.
+                let (condition, step) = (self.values[5], self.append(Inst::constant(Type::I64, 8)));
+                let by = self.append(Inst::binary(Opcode::And, Type::I64, condition, step));
+                (self.append(Inst::binary(Opcode::Add, Type::I64, self.values[3], by)), 8 * self.random(2))
+            }
+            _ => (self.values[3], 0),
+        };
+        let place = offset + by;
+        let value = (0..u64::from(ty.bytes())).fold(0, |sum, at| sum | u64::from(region_byte(place + at)) << (8 * at));
         let exit = self.exit();
         let load = self.append(Inst::load(ty, Address::new(root, offset as i32)));
-        self.trace.set_recorded(load, Some(Recorded { address: REGION + offset, value }));
+        self.trace.set_recorded(load, Some(Recorded { address: REGION + place, value }));
         self.trace.set_resume_exit(load, Some(exit));
         if self.random(2) == 0 || ty == Type::I64 {
             return;
