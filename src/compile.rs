@@ -383,7 +383,7 @@ fn regions(shared: &Shared, runtime: &Runtime, recorder: &Recorder, stack: u64) 
 
 /// Where the guest's program may be at the start of a recording, if that is not declared: where the loop's id points to. For a
 /// side trace, near to that: what its first instruction reads (it is the one that compared, or fetched), and where the
-/// exit's constants point to.
+/// exit's constants point to. Who has declared the loop's program has declared all of it.
 fn programs(shared: &Shared, recorder: &Recorder, stack: u64) -> BTreeSet<u64> {
     let mut origin = recorder.origin;
     let id = loop {
@@ -396,6 +396,7 @@ fn programs(shared: &Shared, recorder: &Recorder, stack: u64) -> BTreeSet<u64> {
         }
     };
     let all = match recorder.origin {
+        _ if shared.declared.range(id).is_some() => return BTreeSet::new(),
         Origin::Anchor(_) => vec![id],
         Origin::Exit { unit, exit } => {
             let exit = shared.units.get(unit).and_then(|unit| unit.exits.get(exit as usize));
