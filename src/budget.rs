@@ -3,7 +3,10 @@
 //! A trace costs milliseconds and gains a little every time that it runs. Programs of many paths would spend more on traces
 //! than these gain. So every process has something for a start, then a small share of its time, and what traces have saved so
 //! far, as [`judge`](crate::judge) finds out: what pays pays for more. What it took to compile traces that were too slow counts
-//! twice: where traces do not help, fewer are made.
+//! twice: where traces do not help, fewer are made. Nor does one trace take more than half of all that may be spent.
+//!
+//! What a trace takes is known when its recording is over. Where that is too much, the recording was in vain: the loop or exit
+//! keeps its *price*, and is recorded again when that may be spent, which is more than the recording and the trace take.
 //!
 //! Worked example: a process that has run for two seconds, and saved one, may have spent 30 ms, 2% of two seconds, and half a
 //! second, for that is a quarter of its time. If it has spent 500 ms, a trace that will take 70 ms may be compiled, and no other.
@@ -23,6 +26,11 @@ const OVERDRAFT: u64 = 15_000_000;
 const RAMP: u64 = 2;
 /// The first trace takes so much longer, in nanoseconds: the code generator has not run yet.
 const FIRST_TRACE: u64 = 2_000_000;
+
+/// What was done in vain, for it could not be finished, takes less than such a part of the rest.
+const AGAIN: u64 = 4;
+/// Of all that may be spent, one trace takes no more than such a part.
+const LARGEST: u64 = 2;
 
 /// Of the process's time, what may be spent at most because it was saved.
 const SAVED_SHARE: u64 = 4;
@@ -56,23 +64,18 @@ impl Account {
         earned.saturating_sub(self.wasted) + self.overdraft
     }
 
-    /// The process's time when something may be done that takes `cost`; `None` if it may be done now.
-    fn affordable_after(self, cost: u64) -> Option<u64> {
-        let after = self.spent.saturating_add(self.wasted).saturating_add(cost).saturating_sub(self.overdraft);
-        let missing = self.spent.saturating_add(cost).saturating_sub(self.budget());
-        if missing == 0 {
-            return None;
-        }
-        let earned = self.time.saturating_add(missing.saturating_mul(100) / self.share.max(1));
-        let free = if after <= FREE_BUDGET { after * RAMP } else { u64::MAX };
-        Some(earned.min(free))
+    /// Whether something may be done that takes `cost`.
+    fn affords(self, cost: u64) -> bool {
+        let budget = self.budget();
+        self.spent.saturating_add(cost) <= budget && cost <= budget / LARGEST
     }
 }
 
 impl Runtime {
-    /// Whether a recording from `origin` may be made when the process has run for `now` nanoseconds.
-    pub fn may_compile(&'static self, now: u64, origin: &Origin) -> bool {
-        self.lock().account(now, origin).is_none_or(|account| account.spent <= account.budget())
+    /// Whether a recording from `origin` may be made when the process has run for `now` nanoseconds, if it takes at least
+    /// `price` to record and compile it.
+    pub fn may_compile(&'static self, now: u64, origin: &Origin, price: u64) -> bool {
+        self.lock().account(now, origin).is_none_or(|account| account.affords(price))
     }
 }
 
@@ -91,11 +94,13 @@ impl Shared {
         })
     }
 
-    /// The process's time, in nanoseconds, when what was recorded from `origin` may be compiled, which takes `cost`; `None` if it
-    /// may be done now.
-    pub fn affordable_after(&self, cost: u64, origin: &Origin) -> Option<u64> {
+    /// What it takes to record and compile again what was recorded from `origin`, if too little is left to go on with it now,
+    /// which takes `cost`. All in nanoseconds.
+    pub fn too_dear(&self, cost: u64, origin: &Origin) -> Option<u64> {
         let first = if COUNTERS.traces.load(Relaxed) == 0 { FIRST_TRACE } else { 0 };
-        self.account(process_time(), origin)?.affordable_after(cost.saturating_add(first))
+        let cost = cost.saturating_add(first);
+        let account = self.account(process_time(), origin)?;
+        (!account.affords(cost)).then(|| cost.saturating_add(cost / AGAIN))
     }
 }
 
@@ -119,17 +124,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_dear_may_be_done_when_its_time_has_come() {
+    fn what_is_too_dear_waits_until_there_is_as_much() {
         // What is spent counts.
-        assert_eq!(account(1000 * MS).affordable_after(50 * MS), None);
         let spent = Account { spent: 40 * MS, ..account(1000 * MS) };
-        assert_eq!((spent.affordable_after(10 * MS), spent.affordable_after(12 * MS)), (None, Some(1100 * MS)));
-        assert_eq!(Account { time: 1100 * MS, ..spent }.affordable_after(12 * MS), None);
-        // Early, what is free comes sooner than the share.
-        assert_eq!(account(10 * MS).affordable_after(10 * MS), Some(20 * MS));
-        assert_eq!(account(20 * MS).affordable_after(10 * MS), None);
-        assert!(account(1000 * MS).affordable_after(u64::MAX).is_some_and(|until| until > u64::MAX / 4));
+        assert!(account(1000 * MS).affords(12 * MS) && spent.affords(10 * MS) && !spent.affords(12 * MS));
+        assert!(Account { time: 1100 * MS, ..spent }.affords(12 * MS));
+        // Early, there is less.
+        assert!(!account(10 * MS).affords(5 * MS) && account(20 * MS).affords(5 * MS));
+        assert!(!account(1000 * MS).affords(u64::MAX));
         // What was begun may be finished.
-        assert_eq!(Account { overdraft: 15 * MS, ..spent }.affordable_after(25 * MS), None);
+        assert!(Account { overdraft: 15 * MS, ..spent }.affords(25 * MS));
+    }
+
+    #[test]
+    fn one_trace_does_not_take_it_all() {
+        assert!(account(1000 * MS).affords(25 * MS) && !account(1000 * MS).affords(26 * MS));
     }
 }

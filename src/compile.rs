@@ -65,15 +65,15 @@ pub enum Failure {
     NotYet {
         /// Operations.
         operations: usize,
-        /// The processor time of the process, in nanoseconds, after which it may be tried again.
-        until: u64,
+        /// What it takes to do it all again, in nanoseconds.
+        price: u64,
     },
     /// The recording alone is so long that it would take more than its share.
     TooManyInstructions {
         /// Instructions.
         instructions: usize,
         /// As above.
-        until: u64,
+        price: u64,
     },
     /// The trace would hardly be faster than the recorded code.
     NoGain {
@@ -216,8 +216,8 @@ fn stages(
 ) -> Result<Compiled, Failure> {
     let instructions = recorder.log.len();
     // The optimiser leaves an operation for two instructions, or more.
-    if let Some(until) = shared.affordable_after(instructions as u64 / 2 * LOWERING_NS, &recorder.origin) {
-        return Err(Failure::TooManyInstructions { instructions, until });
+    if let Some(price) = shared.too_dear(instructions as u64 / 2 * LOWERING_NS, &recorder.origin) {
+        return Err(Failure::TooManyInstructions { instructions, price });
     }
     let begin = Instant::now();
     let lifted = redmagic_lift::lift(recording, &GuestCode(shared)).map_err(Failure::Refused)?;
@@ -249,8 +249,8 @@ fn stages(
     if trace.len() > shared.options.max_operations as usize {
         return Err(Failure::TooManyOperations(trace.len()));
     }
-    if let Some(until) = shared.affordable_after(trace.len() as u64 * LOWERING_NS, &recorder.origin) {
-        return Err(Failure::NotYet { operations: trace.len(), until });
+    if let Some(price) = shared.too_dear(trace.len() as u64 * LOWERING_NS, &recorder.origin) {
+        return Err(Failure::NotYet { operations: trace.len(), price });
     }
     if judged && passes.loops_copied == 0 {
         gains(&trace, recorder)?;
@@ -589,7 +589,7 @@ fn unit(recorder: &Recorder, trace: &Trace, lowered: Lowered, wide: bool, vector
             piece: None,
             link: None,
             failures: 0,
-            not_before: 0,
+            price: 0,
         })
         .collect();
     let pcs = || recorder.log.iter().map(|entry| entry.slot.pc);

@@ -144,7 +144,8 @@ fn warm_anchor(runtime: &'static Runtime, thread: &mut Thread, known: Option<&'s
         }
     }
     let now = memory::process_time();
-    if !runtime.may_compile(now, &Origin::Anchor(own)) || own.not_before.load(Relaxed) > now {
+    let too_early = own.not_before.load(Relaxed) > now;
+    if too_early || !runtime.may_compile(now, &Origin::Anchor(own), own.price.load(Relaxed)) {
         pause(runtime, own, now);
         return Next::back();
     }
@@ -370,10 +371,15 @@ fn finish(runtime: &'static Runtime, thread: &mut Thread, end: End) -> Next {
             let detail = format!("{}: {}", describe(&recorder.origin), failure.detail());
             runtime.note(level, &failure.to_string(), &detail);
             match failure {
-                Failure::NotYet { until, .. } | Failure::TooManyInstructions { until, .. } => {
-                    postpone(runtime, &recorder.origin, until);
+                Failure::NotYet { price, .. } | Failure::TooManyInstructions { price, .. } => {
+                    postpone(runtime, &recorder.origin, price);
                 }
-                failure => penalise(runtime, &recorder.origin, !matches!(failure, Failure::TakenBack)),
+                failure => {
+                    if let (Failure::NoGain { .. }, Some(own)) = (&failure, recorder.origin.anchor()) {
+                        judge::discourage(own);
+                    }
+                    penalise(runtime, &recorder.origin, !matches!(failure, Failure::TakenBack));
+                }
             }
             leave_anywhere(runtime, &thread.context)
         }
@@ -526,8 +532,8 @@ struct Taken {
     is_call: bool,
     /// The loop whose meter has run out.
     timed: Option<&'static Loop>,
-    /// No recording is made from here before the process has run for so many nanoseconds.
-    not_before: u64,
+    /// What it takes to compile a recording from here, if that is known.
+    price: u64,
     /// What a recording from here is a recording of.
     origin: Origin,
 }
@@ -541,12 +547,12 @@ fn complete_exit(runtime: &'static Runtime, thread: &mut Thread, record: &ExitRe
     thread.context.rip = info.pc;
     let timed = unit.origin.anchor().filter(|_| info.kind == ExitKind::Meter);
     let origin = origin_of_exit(runtime, info.kind, record);
-    Taken { dropped: unit.dropped, is_call: info.is_call, timed, not_before: info.not_before, origin }
+    Taken { dropped: unit.dropped, is_call: info.is_call, timed, price: info.price, origin }
 }
 
 /// Records a side trace from an exit whose state is in the context, if nothing speaks against it.
 fn begin_at_exit(runtime: &'static Runtime, thread: &mut Thread, record: &ExitRecord, taken: Taken) -> Next {
-    let Taken { dropped, is_call, timed, not_before, origin } = taken;
+    let Taken { dropped, is_call, timed, price, origin } = taken;
     if is_call {
         // No memory for its piece: the call is made without us.
         return calls::make_plainly(runtime, &mut thread.context, record);
@@ -557,8 +563,10 @@ fn begin_at_exit(runtime: &'static Runtime, thread: &mut Thread, record: &ExitRe
         return if goes_on && function != 0 { Next::enter(function) } else { leave_anywhere(runtime, &thread.context) };
     }
     let now = memory::process_time();
-    let not_before = origin.anchor().map_or(0, |own| own.not_before.load(Relaxed)).max(not_before);
-    if not_before > now || !runtime.may_compile(now, &origin) {
+    // A loop has terms of its own, wherever its recording begins.
+    let own_terms = |own: &Loop| (own.not_before.load(Relaxed), own.price.load(Relaxed));
+    let (not_before, price) = origin.anchor().map_or((0, price), own_terms);
+    if not_before > now || !runtime.may_compile(now, &origin, price) {
         cool_exit(&mut runtime.lock(), record.unit, record.index, runtime.hot_exit().saturating_mul(LATER));
         return leave_anywhere(runtime, &thread.context);
     }

@@ -112,18 +112,17 @@ pub fn cool_exit(shared: &mut Locked, unit: u32, exit: u32, times: u32) {
     }
 }
 
-/// Looks at it again much later: it would take more time to compile than the process may spend before it has run for
-/// `until` nanoseconds.
-pub fn postpone(runtime: &'static Runtime, origin: &Origin, until: u64) {
+/// Looks at it again when the process may spend `price` nanoseconds, for that is what it takes.
+pub fn postpone(runtime: &'static Runtime, origin: &Origin, price: u64) {
     match origin {
         Origin::Anchor(own) => {
-            own.not_before.store(until, Relaxed);
+            own.price.store(price, Relaxed);
             let_pass(runtime, own, runtime.hot_loop());
         }
         Origin::Exit { unit, exit } => {
             let mut shared = runtime.lock();
             if let Some(info) = shared.units.get_mut(*unit).and_then(|unit| unit.exits.get_mut(*exit as usize)) {
-                info.not_before = until;
+                info.price = price;
             }
             cool_exit(&mut shared, *unit, *exit, runtime.hot_exit().saturating_mul(LATER));
         }

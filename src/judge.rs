@@ -21,8 +21,8 @@
 //!   traces are still being made.
 //!
 //! # Worked example
-//! 64 passes take 200 µs before the recording, so windows have 64 passes. With the trace four of five windows take 840 µs
-//! together, without it 760 µs: the trace is dropped with its side traces, and the loop is recorded again much later.
+//! 64 passes take 200 µs before the recording, so windows have 128 passes. With the trace four of five windows take 1680 µs
+//! together, without it 1520 µs: the trace is dropped with its side traces, and the loop is recorded again much later.
 
 use crate::heat::let_pass;
 use crate::loops::Loop;
@@ -37,9 +37,10 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 /// Passes in the first window, and the least in any.
 const PASSES: i64 = 64;
 /// The most passes in a window of a trial.
-const MOST_PASSES: i64 = 1 << 14;
-/// What a window of a trial takes, in nanoseconds, if that is possible.
-const WINDOW_NS: u64 = 100_000;
+const MOST_PASSES: i64 = 1 << 16;
+/// What a window of a trial takes, in nanoseconds, if that is possible. In shorter ones the way into a trace and out of it,
+/// and what caches and branch predictors forget meanwhile, hides what the trace saves.
+const WINDOW_NS: u64 = 400_000;
 /// Windows of either kind in a trial. The longest of each does not count: something may have disturbed it.
 const ROUNDS: u32 = 5;
 /// From the first trial of a loop to the next, in windows.
@@ -323,6 +324,11 @@ fn with(shared: &mut Shared, own: &Loop, mut trial: Trial) {
 /// Drops the trace of a loop. It may be recorded again, much later.
 fn dismiss(runtime: &'static Runtime, shared: &mut Shared, own: &'static Loop) {
     shared.wasted = shared.wasted.saturating_add(runtime.drop_loop(shared, own));
+    discourage(own);
+}
+
+/// A loop's trace was too slow, or would be. It is recorded again much later, and not often.
+pub fn discourage(own: &Loop) {
     if own.dismissals.fetch_add(1, Relaxed) + 1 >= MOST_DISMISSALS {
         own.disabled.store(true, Relaxed);
     }

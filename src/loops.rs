@@ -35,8 +35,10 @@ pub struct Loop {
     pub heat: AtomicI32,
     /// Recordings that failed in a row.
     pub failures: AtomicU32,
-    /// Its last recording was so long that it is not recorded again before the process has run for so many nanoseconds.
+    /// Its last trace was slow: it is not recorded again before the process has run for so many nanoseconds.
     pub not_before: AtomicU64,
+    /// Its last recording was so long that it takes so many nanoseconds to compile; 0 if nothing is known of that.
+    pub price: AtomicU64,
     /// Passes that were let go by when no time could be spent on it the last time.
     pub pause: AtomicU32,
     /// That was when the process had run for so many nanoseconds.
@@ -173,6 +175,7 @@ impl Loops {
             heat: AtomicI32::new(i32::try_from(heat).unwrap_or(i32::MAX)),
             failures: AtomicU32::new(0),
             not_before: AtomicU64::new(0),
+            price: AtomicU64::new(0),
             pause: AtomicU32::new(0),
             paused: AtomicU64::new(0),
             detours: AtomicU32::new(0),

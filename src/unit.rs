@@ -119,8 +119,8 @@ pub struct ExitInfo {
     pub link: Option<Link>,
     /// Times that a recording from here was tried in vain.
     pub failures: u32,
-    /// Its last recording was so long that there is no other before the process has run for so many nanoseconds.
-    pub not_before: u64,
+    /// Its last recording was so long that it takes so many nanoseconds to compile; 0 if nothing is known of that.
+    pub price: u64,
 }
 
 /// The way from an exit to another trace.
