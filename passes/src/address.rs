@@ -141,7 +141,7 @@ impl Walk<'_> {
             Some(RegionKind::Declared) => !address.index.is_some() || self.is_demanded(value),
             // Read-only memory is promoted only where a dispatch depends on it, and only outside of loops.
             Some(RegionKind::ReadOnly) => at_entry && (self.is_compared(value) || self.undeclared.is_demanded(value)),
-            Some(RegionKind::Code) | None => self.is_program_counter(value, recorded, address),
+            Some(RegionKind::Code) | None => self.is_program_counter(value, address),
         }
     }
 

@@ -7,8 +7,8 @@
 //! # Invariants
 //! - A load is *compared*, never left out: its value is known only behind a guard that leaves at the load's own instruction.
 //! - The program counter becomes a constant by a guard as well, and only what is taken for it: a register that is near the
-//!   region's middle at the start of the trace, or of its loop, and on which a dispatch depends; and what comes of it by additions,
-//!   where a dispatch is fetched.
+//!   region's middle at the start of the trace, or of its loop, and on which a dispatch depends; what comes of it by additions,
+//!   where a dispatch is fetched; and where a dispatch by the same table is fetched, as in a function that the program calls.
 //! - What else is compared is demanded by a dispatch, or is an operand next to what is. What the trace itself stores to is
 //!   data: it will be something else the next time.
 //!
@@ -23,7 +23,7 @@
 use crate::regions::Regions;
 use crate::scope::MixMap;
 use crate::walk::Walk;
-use redmagic_ir::{Address, Exit, Inst, Map, Opcode, Recorded, Segment, Trace, Type, Value};
+use redmagic_ir::{Address, Exit, Format, Inst, Map, Opcode, Recorded, Segment, Trace, Type, Value};
 
 /// What lies so near to a region's middle may be the program counter.
 const NEAR: u64 = 64;
@@ -33,6 +33,10 @@ const LONGEST: u64 = 16;
 const GAP: u64 = 64;
 /// Jump targets are so near to the code that jumps.
 const MODULE: u64 = 1 << 24;
+/// From an opcode to the index of a table there are fewer operations.
+const MAX_STEPS: usize = 16;
+/// And so many one behind the other.
+const MAX_DEPTH: usize = 6;
 /// How often what loops carry is followed back.
 const MAX_ROUNDS: usize = 4;
 
@@ -43,7 +47,7 @@ pub(crate) struct Undeclared {
     demanded: Map<Value, bool>,
     /// Loads that compare, or are compared already.
     wanted: Map<Value, bool>,
-    /// Demanded loads whose root is some distance from the program counter.
+    /// Demanded loads whose root is a program counter, or some distance from it.
     derived: Map<Value, bool>,
     /// First and last address of what they read, piece by piece.
     pieces: Vec<(u64, u64)>,
@@ -56,7 +60,8 @@ impl Undeclared {
             return Undeclared::default();
         }
         let empty = || Map::filled(trace.insts.len(), false);
-        let mut search = Search { trace, order, regions, demanded: empty(), targets: empty(), known: empty() };
+        let (demanded, targets, known) = (empty(), empty(), empty());
+        let mut search = Search { trace, order, regions, demanded, targets, known, entries: Vec::new() };
         search.demand();
         let of_program = search.of_program();
         let fetches = search.fetches(&of_program);
@@ -112,6 +117,8 @@ struct Search<'t> {
     targets: Map<Value, bool>,
     /// Loads that are compared with what was recorded already.
     known: Map<Value, bool>,
+    /// Loads of targets from tables.
+    entries: Vec<Value>,
 }
 
 impl<'t> Search<'t> {
@@ -162,7 +169,10 @@ impl<'t> Search<'t> {
                     inst.operands().for_each(|operand| self.targets[operand] = true);
                 }
                 // A table of targets.
-                Opcode::Load => self.demanded[value] |= self.is_immutable(value),
+                Opcode::Load if self.is_immutable(value) && !self.entries.contains(&value) => {
+                    self.demanded[value] = true;
+                    self.entries.push(value);
+                }
                 _ => {}
             }
         }
@@ -210,7 +220,7 @@ impl<'t> Search<'t> {
         changed
     }
 
-    /// Values that are some distance from what is taken for the program counter.
+    /// Values that are some distance from what is taken for a program counter.
     fn of_program(&self) -> Map<Value, bool> {
         let mut found = Map::filled(self.trace.insts.len(), false);
         for value in self.loads() {
@@ -221,12 +231,74 @@ impl<'t> Search<'t> {
                 found[address.root] = true;
             }
         }
+        self.add_sums(&mut found);
+        // The same table tells other fetches from dispatches on types and the like.
+        let root = |fetch: &Value| self.trace.insts[*fetch].address().map(|address| address.root);
+        let is_known = |fetch: &Value| root(fetch).is_some_and(|root| found[root]);
+        let tables: Vec<u64> = self.dispatches().filter(|(_, fetch)| is_known(fetch)).map(|pair| pair.0).collect();
+        let others: Vec<Value> = self.dispatches().filter(|pair| tables.contains(&pair.0)).map(|pair| pair.1).collect();
+        others.iter().filter_map(root).for_each(|root| found[root] |= self.trace.as_const(root).is_none());
+        self.add_sums(&mut found);
+        found
+    }
+
+    /// Adds what comes of `found` by additions.
+    fn add_sums(&self, found: &mut Map<Value, bool>) {
         for segment in self.order {
             for &value in &self.trace.segments[*segment].insts {
                 let inst = &self.trace.insts[value];
                 if matches!(inst.op, Opcode::Add | Opcode::Sub) {
-                    found[value] = found[inst.args[0]] || inst.op == Opcode::Add && found[inst.args[1]];
+                    found[value] |= found[inst.args[0]] || inst.op == Opcode::Add && found[inst.args[1]];
                 }
+            }
+        }
+    }
+
+    /// Where each table of targets lies, with a load that its index comes from.
+    fn dispatches(&self) -> impl Iterator<Item = (u64, Value)> {
+        self.entries.iter().flat_map(|entry| {
+            let index = self.trace.insts[*entry].address().map_or(Value::NONE, |address| address.index);
+            let table = self.table(*entry);
+            self.loads_behind(index).into_iter().filter_map(move |fetch| Some((table?, fetch)))
+        })
+    }
+
+    /// Where the table lies that `entry` was loaded from.
+    fn table(&self, entry: Value) -> Option<u64> {
+        let address = self.trace.insts[entry].address().filter(|address| address.index.is_some())?;
+        let index = self.seen(address.index, MAX_DEPTH)? as u64;
+        Some(self.trace.recorded(entry)?.address.wrapping_sub(index.wrapping_mul(u64::from(address.scale))))
+    }
+
+    /// What `value` was when it was recorded, if it is computed from what was loaded.
+    fn seen(&self, value: Value, steps: usize) -> Option<u128> {
+        let inst = self.trace.insts.get(value)?;
+        let mask = inst.ty.mask();
+        if let Some(imm) = self.trace.as_const(value) {
+            return Some(imm as i128 as u128 & mask);
+        }
+        if inst.op == Opcode::Load {
+            return self.trace.recorded(value).map(|recorded| u128::from(recorded.value) & mask);
+        }
+        let mut args = [0; 3];
+        for (at, operand) in inst.operands().enumerate() {
+            args[at] = self.seen(operand, steps.checked_sub(1)?)?;
+        }
+        let of = inst.operands().next().map(|operand| self.trace.ty(operand))?;
+        let is_simple = matches!(inst.op.format(), Format::Unary(_) | Format::Binary(_));
+        is_simple.then(|| redmagic_ir::scalar::eval_pure(inst.op, inst.ty, of, args, None))?
+    }
+
+    /// The loads of the program that `value` is computed from, without others in between.
+    fn loads_behind(&self, value: Value) -> Vec<Value> {
+        let (mut found, mut pending) = (Vec::new(), vec![value]);
+        for _ in 0..MAX_STEPS {
+            let Some(value) = pending.pop() else { break };
+            let Some(inst) = self.trace.insts.get(value) else { continue };
+            if inst.op == Opcode::Load {
+                found.extend(self.place(value).map(|_| value));
+            } else {
+                pending.extend(inst.operands().filter(|operand| self.trace.ty(*operand) != Type::I1));
             }
         }
         found
@@ -235,7 +307,9 @@ impl<'t> Search<'t> {
     /// Whether the root of load `value` may be the program counter.
     fn is_counter(&self, value: Value, seen: u64, address: &Address) -> bool {
         let is_source = matches!(self.trace.insts[address.root].op, Opcode::Slot | Opcode::Param);
-        self.demanded[value] && is_source && is_near(self.regions, self.trace, value, seen, address)
+        let root = seen.wrapping_sub(i64::from(address.offset) as u64);
+        let is_near = !address.index.is_some() && self.regions.middles().any(|middle| middle.abs_diff(root) <= NEAR);
+        self.demanded[value] && is_source && is_near && self.place(value).is_some()
     }
 
     /// Where instructions of the program are fetched, in order.
@@ -279,24 +353,10 @@ impl<'t> Search<'t> {
     }
 }
 
-/// Whether the root of load `value`, which was recorded at `seen`, was near the middle of a region that may be a program.
-fn is_near(regions: &Regions, trace: &Trace, value: Value, seen: u64, address: &Address) -> bool {
-    let root = seen.wrapping_sub(i64::from(address.offset) as u64);
-    let is_code = !address.index.is_some() && regions.is_code(seen, trace.ty(value).bytes());
-    is_code && regions.middles().any(|middle| middle.abs_diff(root) <= NEAR)
-}
-
 impl Walk<'_> {
-    /// Whether the root of load `value`, which was recorded at `seen`, is to be the program counter.
-    pub(crate) fn is_program_counter(&self, value: Value, seen: u64, address: &Address) -> bool {
-        if address.index.is_some() {
-            return false;
-        }
-        let is_source = self.is_entry_slot(address.root) || self.scope.trace.insts[address.root].op == Opcode::Param;
-        is_source
-            && self.undeclared.is_demanded(value)
-            && is_near(&self.regions, self.scope.trace, value, seen, address)
-            || !is_source && self.undeclared.derived.get(value) == Some(&true)
+    /// Whether the root of load `value` at `address` is to be the program counter.
+    pub(crate) fn is_program_counter(&self, value: Value, address: &Address) -> bool {
+        !address.index.is_some() && self.undeclared.derived.get(value) == Some(&true)
     }
 
     /// The address of load `value`, in terms of the start of its piece of the program if it is absolute and in one: then
