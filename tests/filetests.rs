@@ -34,6 +34,7 @@ mod lifting;
 #[path = "filetests/lowering.rs"]
 mod lowering;
 
+use redmagic_ir::early::compare_early;
 use redmagic_ir::eval::Guest;
 use redmagic_ir::sandbox::{Background, Difference, TestGuest, compare, variations};
 use redmagic_ir::script::parse_script;
@@ -240,7 +241,7 @@ impl TestFile {
                 base.set_slot(Slot::RSP, 0x7fff_f000);
             }
             for (number, guest) in variations(before, &base, VARIATIONS).iter().enumerate() {
-                let compared = match compare(before, after, guest, FUEL) {
+                let compared = match compare_early(before, after, guest, FUEL) {
                     // A meter that only the optimised loop writes; tests have it behind all other memory.
                     Err(Difference::Memory(address, ..)) if is_meter(before, address) => Ok(true),
                     compared => compared,

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod early;
 mod entity;
 pub mod eval;
 pub mod graph;

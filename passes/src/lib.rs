@@ -46,6 +46,7 @@ mod rules;
 mod scope;
 mod sink;
 mod stats;
+mod stronger;
 mod undeclared;
 mod walk;
 mod weight;

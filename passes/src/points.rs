@@ -26,6 +26,7 @@ impl Walk<'_> {
     pub(crate) fn note_point(&mut self, value: Value, segment: Segment) {
         if let Some(exit) = self.resume_exit(value) {
             self.point = Some((Spot { segment, at: self.scope.out.len() }, exit));
+            self.stronger.at_point();
         }
     }
 
@@ -61,7 +62,7 @@ impl Walk<'_> {
     /// Makes the guards of the pairs that something was concluded from.
     pub(crate) fn guard_pairs(&mut self) {
         let guards: Vec<Guard> = self.apart.guards().collect();
-        let mut placed: Vec<(Spot, Vec<Value>)> = Vec::new();
+        let mut placed: Vec<(Spot, Vec<Value>)> = self.stronger_tests().collect();
         for guard in guards {
             let exit = match guard.spot {
                 Some(spot) => self.points.iter().find(|point| point.0 == spot).map_or(Exit::NONE, |point| point.1),

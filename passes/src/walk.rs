@@ -21,6 +21,7 @@ use crate::memory::{Base, Domain, Known, Memory, Place};
 use crate::pipeline::MemoryModel;
 use crate::regions::Regions;
 use crate::scope::{self, Scope};
+use crate::stronger::Candidates;
 use crate::undeclared::Undeclared;
 use crate::why::{self, Reason};
 use redmagic_ir::{
@@ -49,6 +50,8 @@ pub(crate) struct Walk<'t> {
     pub(crate) point: Option<(Spot, Exit)>,
     /// Exits of points that have guards.
     pub(crate) points: Vec<(Spot, Exit)>,
+    /// Guards that a later one may take the place of.
+    pub(crate) stronger: Candidates,
     /// Whether loads see earlier loads and stores.
     forward: bool,
     memory: Memory,
@@ -100,6 +103,7 @@ pub(crate) fn run(trace: &mut Trace, stats: &mut Stats, forward: bool) {
         path: Map::filled(trace.segments.len(), false),
         point: None,
         points: Vec::new(),
+        stronger: Candidates::default(),
         forward,
         memory: Memory::default(),
         losses: stats.reasons.is_some().then(Losses::default),
@@ -122,6 +126,7 @@ pub(crate) fn run(trace: &mut Trace, stats: &mut Stats, forward: bool) {
                 steps.push(Step::Leave(segment, walk.scope.enter()));
                 walk.path[segment] = true;
                 walk.point = None;
+                walk.stronger.enter();
                 if walk.segment(segment) {
                     steps.extend(walk.graph.children[segment].iter().rev().map(|child| Step::Enter(*child)));
                 }
@@ -278,6 +283,7 @@ impl Walk<'_> {
             Opcode::Guard | Opcode::GuardNot => return self.guard(value, &inst, segment),
             Opcode::Native => {
                 self.native(&inst);
+                self.stronger.wrote();
                 self.scope.out.push(value);
             }
             Opcode::CompareSwap => {
@@ -286,7 +292,10 @@ impl Walk<'_> {
                 self.barrier();
                 self.scope.out.push(value);
             }
-            Opcode::Tick => self.scope.out.push(value),
+            Opcode::Tick => {
+                self.stronger.wrote();
+                self.scope.out.push(value);
+            }
             _ => {
                 debug_assert!(matches!(inst.op.effect(), Effect::Pure));
                 self.scope.out.push(value);
@@ -319,6 +328,7 @@ impl Walk<'_> {
 
     /// Anything may be read, and written.
     fn barrier(&mut self) {
+        self.stronger.wrote();
         self.show(|| Reason::SeenByCall);
         self.memory.clear();
         self.lose(None);
@@ -348,7 +358,12 @@ impl Walk<'_> {
             self.scope.stats.guards_failing += 1;
             return Some(exit);
         }
+        if self.strengthen(test, expected) {
+            self.scope.assume(test, expected);
+            return None;
+        }
         self.scope.trace.insts[value] = Inst::guard(expected, test, exit);
+        self.note_guard(value, test, segment);
         self.show(|| Reason::SeenBy(exit));
         if self.losses.is_some() {
             let leaves = why::leaves(self.scope.trace, test, |value| self.scope.resolve(value));
@@ -460,6 +475,7 @@ impl Walk<'_> {
                 inst.class = Class::Frame;
             }
         }
+        self.stronger.wrote();
         self.scope.trace.insts[value] = inst;
         self.scope.out.push(value);
     }
@@ -605,6 +621,7 @@ impl Walk<'_> {
             map_exit(self.scope.trace, &mut data, |value| self.scope.replacement(value));
             self.scope.trace.exits[exit] = data;
         }
+        self.finish_stronger();
         let stale: Vec<Value> = self.scope.trace.resume_exits().map(|entry| entry.0).collect();
         for load in stale {
             if self.scope.replacement(load) != load {

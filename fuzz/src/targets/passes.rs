@@ -17,7 +17,7 @@ mod world;
 use super::{Finding, caught, exits};
 use crate::rng::Rng;
 use crate::shrink::shrink;
-use redmagic_ir::sandbox::{Choices, Difference, TestGuest, variations};
+use redmagic_ir::sandbox::{Choices, TestGuest, variations};
 use redmagic_ir::{Class, RegionKind, Slot, Trace, verify};
 use redmagic_passes::{Pipeline, optimise};
 
@@ -75,12 +75,7 @@ fn check_trace(choices: Choices, pipeline: &Pipeline) -> Result<(), Finding> {
             if writes_to_region(before, guest) {
                 return None;
             }
-            match redmagic_ir::sandbox::compare(before, &after, guest, FUEL) {
-                // Some passes add exits in front: these leave with the state of an earlier point.
-                Err(Difference::Point(..)) if after.exits.len() > before.exits.len() => None,
-                Err(difference) => Some(difference.to_string()),
-                Ok(_) => None,
-            }
+            redmagic_ir::early::compare_early(before, &after, guest, FUEL).err().map(|difference| difference.to_string())
         })
     };
     report(&before, &base, pipeline, differs)
