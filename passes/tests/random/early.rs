@@ -49,9 +49,8 @@ pub fn compare_early(before: &Trace, after: &Trace, guest: &TestGuest, fuel: u64
         return compare(before, after, guest, fuel).map(|reached| if reached { Compared::Same } else { Compared::Not });
     };
     let exact = compare(&compared(before, load, exit), after, guest, fuel);
-    // Guards that keep objects apart stand in front of loads of the program as well.
-    let early =
-        exact.or_else(|difference| compare(&ended(before, load, exit), after, guest, fuel).map_err(|_| difference));
+    // Other guards leave in front of loads of the program as well.
+    let early = exact.or_else(|_| redmagic_ir::early::compare_early(before, after, guest, fuel));
     early.map(|reached| if reached { Compared::Early } else { Compared::Not })
 }
 
@@ -74,24 +73,15 @@ fn compared(trace: &Trace, load: Value, exit: Exit) -> Trace {
     let same = trace.add_inst(Inst::binary(Opcode::Eq, Type::I1, load, constant));
     let both = trace.add_inst(Inst::binary(Opcode::And, Type::I1, there, same));
     let guard = trace.add_inst(Inst::guard(true, both, exit));
-    insert(&mut trace, load, 1, [place, there, constant, same, both, guard]);
+    insert(&mut trace, load, [place, there, constant, same, both, guard]);
     trace
 }
 
-/// `trace` ended in front of `load`.
-fn ended(trace: &Trace, load: Value, exit: Exit) -> Trace {
-    let mut trace = trace.clone();
-    let never = trace.add_inst(Inst::constant(Type::I1, 0));
-    let guard = trace.add_inst(Inst::guard(true, never, exit));
-    insert(&mut trace, load, 0, [never, guard]);
-    trace
-}
-
-fn insert<const COUNT: usize>(trace: &mut Trace, load: Value, behind: usize, insts: [Value; COUNT]) {
+fn insert<const COUNT: usize>(trace: &mut Trace, load: Value, insts: [Value; COUNT]) {
     for segment in trace.segments.keys().collect::<Vec<_>>() {
         let list = &mut trace.segments[segment].insts;
         if let Some(at) = list.iter().position(|value| *value == load) {
-            list.splice(at + behind..at + behind, insts);
+            list.splice(at + 1..at + 1, insts);
         }
     }
 }
