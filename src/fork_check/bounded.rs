@@ -6,7 +6,7 @@
 
 use crate::check::{closing_exit, invariant_slots};
 use redmagic_ir::graph::Graph;
-use redmagic_ir::{Entity, Exit, ExitValue, Inst, Opcode, Segment, Slot, Target, Terminator, Trace, Value};
+use redmagic_ir::{Entity, Exit, ExitValue, Inst, Opcode, Segment, Slot, Target, Terminator, Trace, Type, Value};
 use std::ops::RangeInclusive;
 
 /// Iterations of a loop within.
@@ -85,17 +85,16 @@ fn end(trace: &mut Trace, source: Segment, header: Segment, terminator: Terminat
 /// Lets a loop that counts itself down begin with a small count; ends any other after its first iteration.
 fn shorten(trace: &mut Trace, graph: &Graph, source: Segment, header: Segment) -> Option<()> {
     let Terminator::Switch { value, cases, default } = &trace.segments[source].terminator else { return None };
-    if let Some(at) = counter(trace, header, *value) {
-        let count = trace.add_inst(Inst::constant(trace.ty(trace.segments[header].params[at]), INNER));
+    if let Some(starts) = counter(trace, graph, header, *value) {
+        let count = trace.add_inst(Inst::constant(Type::I64, INNER));
         let entry = trace.entry();
         let first =
             trace.segments[entry].insts.iter().take_while(|value| trace.insts[**value].op == Opcode::Slot).count();
         trace.segments[entry].insts.insert(first, count);
-        let back: Vec<Segment> = graph.back_edges(header).collect();
-        let outside: Vec<Segment> = trace.segments.keys().filter(|segment| !back.contains(segment)).collect();
-        for segment in outside {
-            let targets = trace.segments[segment].terminator.targets_mut();
-            targets.filter(|target| target.segment == header).for_each(|target| target.args[at] = count);
+        for Start { segment, most, chain } in starts {
+            let small = |value: Value| if value == most { count } else { value };
+            chain.into_iter().for_each(|value| trace.insts[value].map_operands(small));
+            trace.segments[segment].terminator.map_values(small);
         }
         return Some(());
     }
@@ -104,8 +103,18 @@ fn shorten(trace: &mut Trace, graph: &Graph, source: Segment, header: Segment) -
     Some(())
 }
 
-/// Which parameter of a header counts the loop down, if `again` is what its end tests: `count - 1 != 0`, from a constant.
-fn counter(trace: &Trace, header: Segment, again: Value) -> Option<usize> {
+/// What a loop's counter begins with.
+struct Start {
+    /// Where the loop is entered from.
+    segment: Segment,
+    /// The constant that it is, or at most is.
+    most: Value,
+    /// What is computed from that: the smaller one of it and others, and what else is in the segment.
+    chain: Vec<Value>,
+}
+
+/// What a header counts down from, if `again` is what its end tests: `count - 1 != 0`, from a constant or less.
+fn counter(trace: &Trace, graph: &Graph, header: Segment, again: Value) -> Option<Vec<Start>> {
     let operands = |value: Value, op: Opcode| -> Option<[Value; 2]> {
         let inst = &trace.insts[value];
         let mut operands = inst.operands();
@@ -113,22 +122,49 @@ fn counter(trace: &Trace, header: Segment, again: Value) -> Option<usize> {
     };
     let [left, zero] = operands(again, Opcode::Ne)?;
     let [count, step] = operands(left, Opcode::Add)?;
-    if trace.as_const(zero) != Some(0) || trace.as_const(step) != Some(-1) {
+    if trace.ty(count) != Type::I64 || trace.as_const(zero) != Some(0) || trace.as_const(step) != Some(-1) {
         return None;
     }
     let at = trace.segments[header].params.iter().position(|param| *param == count)?;
-    let starts = trace.segments.values().flat_map(|segment| segment.terminator.targets());
-    let mut starts = starts.filter(|target| target.segment == header && target.args[at] != left);
-    starts.all(|target| trace.as_const(target.args[at]).is_some_and(|start| start > INNER)).then_some(at)
+    let back: Vec<Segment> = graph.back_edges(header).collect();
+    let mut starts = Vec::new();
+    for segment in trace.segments.keys() {
+        for target in trace.segments[segment].terminator.targets().filter(|target| target.segment == header) {
+            if back.contains(&segment) {
+                if target.args[at] != left {
+                    return None;
+                }
+                continue;
+            }
+            let mut chain = trace.segments[segment].insts.clone();
+            let mut most = target.args[at];
+            // The smaller one of two: `select (ult x, most), x, most`.
+            while let Some(inst) = Some(&trace.insts[most]).filter(|inst| inst.op == Opcode::Select) {
+                let [test, one, other] = inst.args;
+                let [less, than] = operands(test, Opcode::Ult)?;
+                if [less, than] != [one, other] {
+                    return None;
+                }
+                chain.extend([most, test]);
+                most = other;
+            }
+            if trace.as_const(most)? <= INNER {
+                return None;
+            }
+            starts.push(Start { segment, most, chain });
+        }
+    }
+    Some(starts)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_inner_loop_is_short_and_the_outer_one_ends() {
-        let text = "trace nest @0x10 {
+    /// A loop that counts rax down, and another one within that counts it down, as often as `starts` makes v13.
+    fn nest(starts: &str) -> String {
+        format!(
+            "trace nest @0x10 {{
 seg0():
   v0: i64 = slot rax
   v1: i64 = const 500
@@ -138,25 +174,37 @@ seg0():
 seg1(v10: i64 = rax):
   v11: i64 = add v10, v2
   v12: i1 = ne v11, v3
-  switch v12 { 1 => seg2(v1, v11) } else seg1(v11)
+  {starts}
+  switch v12 {{ 1 => seg4() }} else seg1(v11)
+seg4():
+  jump seg2(v13, v11)
 seg2(v20: i64, v21: i64):
   v22: i64 = add v21, v2
   v23: i64 = add v20, v2
   v24: i1 = ne v23, v3
-  switch v24 { 1 => seg2(v23, v22) } else seg3()
+  switch v24 {{ 1 => seg2(v23, v22) }} else seg3()
 seg3():
   jump seg1(v22)
-}";
-        let trace = redmagic_ir::parse_one(text).expect("well-formed text");
-        redmagic_ir::verify(&trace).expect("a well-formed trace");
-        let bounded = bounded(&trace).expect("it ends");
-        assert_eq!((bounded.own_exits, bounded.before), (0, vec![0..=0, 1..=3]));
-        let bounded = bounded.trace;
-        redmagic_ir::verify(&bounded).expect("a well-formed trace");
-        let mut guest = redmagic_ir::sandbox::TestGuest::new(0);
-        guest.slots[Slot::RAX.index()] = 100;
-        let mut machine = redmagic_ir::eval::Machine::new(&bounded);
-        machine.enter(&bounded, &mut guest, 100).expect("it runs");
-        assert_eq!(guest.slots[Slot::RAX.index()], 100 - MAX_ITERATIONS as u64);
+}}"
+        )
+    }
+
+    #[test]
+    fn the_inner_loop_is_short_and_the_outer_one_ends() {
+        let constant = "v13: i64 = const 500";
+        let smaller = "v14: i1 = ult v11, v1\n  v13: i64 = select v14, v11, v1";
+        for (starts, rax, iterations) in [(constant, 100, 4), (smaller, 100, 4), (smaller, 3, 3), (smaller, 2, 2)] {
+            let trace = redmagic_ir::parse_one(&nest(starts)).expect("well-formed text");
+            redmagic_ir::verify(&trace).expect("a well-formed trace");
+            let bounded = bounded(&trace).expect("it ends");
+            assert_eq!((bounded.own_exits, bounded.before), (0, vec![0..=0, 1..=3]));
+            let bounded = bounded.trace;
+            redmagic_ir::verify(&bounded).expect("a well-formed trace");
+            let mut guest = redmagic_ir::sandbox::TestGuest::new(0);
+            guest.slots[Slot::RAX.index()] = rax;
+            let mut machine = redmagic_ir::eval::Machine::new(&bounded);
+            machine.enter(&bounded, &mut guest, 100).expect("it runs");
+            assert_eq!(guest.slots[Slot::RAX.index()], rax - iterations, "{starts}");
+        }
     }
 }
