@@ -127,7 +127,9 @@ impl Lifter<'_> {
         if from == ty {
             return value;
         }
-        if let Some(constant) = self.as_const(value) {
+        // A constant is as wide as its sign goes: with zeros above it, a negative one of 64 bits is none.
+        let is_constant = |constant: &i64| op == Opcode::Sext || ty.bits() <= 64 || from.bits() < 64 || *constant >= 0;
+        if let Some(constant) = self.as_const(value).filter(is_constant) {
             let mask = if op == Opcode::Zext { from.mask() as i64 } else { -1 };
             let constant = if from == Type::I1 && op == Opcode::Sext { -constant } else { constant };
             return self.constant(ty, constant & mask);
