@@ -3,7 +3,7 @@
 local steps = tonumber(arg[1]) or 1000000
 local sqrt = math.sqrt
 local bodies = {}
-for i = 1, 5 do
+for i = 1, tonumber(arg[2]) or 5 do
   local angle = i * 1.3
   bodies[i] = {
     x = i * i * math.cos(angle), y = i * i * math.sin(angle), z = 0.1 * i,
