@@ -75,7 +75,9 @@ fn check_trace(choices: Choices, pipeline: &Pipeline) -> Result<(), Finding> {
             if writes_to_region(before, guest) {
                 return None;
             }
-            redmagic_ir::early::compare_early(before, &after, guest, FUEL).err().map(|difference| difference.to_string())
+            redmagic_ir::early::compare_early(before, &after, guest, FUEL)
+                .err()
+                .map(|difference| difference.to_string())
         })
     };
     report(&before, &base, pipeline, differs)
