@@ -113,6 +113,7 @@ struct redmagic_stats {
     uint64_t misuse;                 /* API calls that made no sense */
     uint64_t check_failures;         /* self-checks of traces that found a difference */
     uint64_t checks_passed;          /* self-checks of traces that passed */
+    uint64_t exit_bytes;             /* what describes the exits of compiled traces, beside their code */
 };
 void redmagic_get_stats(struct redmagic_stats *stats, uint64_t size);
 

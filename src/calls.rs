@@ -48,7 +48,7 @@ pub fn make_call_plainly(runtime: &'static Runtime, context: &mut Context) -> Ne
 /// trace has written is where it ends.
 pub fn make_plainly(runtime: &'static Runtime, context: &mut Context, record: &ExitRecord) -> Next {
     if let Some(unit) = runtime.lock().exit_of(record) {
-        let info = &unit.exits[record.index as usize];
+        let Some(info) = unit.exits.get(record.index) else { std::process::abort() }; // invariant: exit records are of units
         complete_context(context, &info.code);
         if let Some((_, pc)) = info.region {
             // SAFETY: the chain is never empty, and its first record is free and this thread's.

@@ -11,6 +11,7 @@
 use crate::check;
 use crate::context::{Context, backend_layout};
 use crate::dump::Report;
+use crate::exit_table::{ExitInfo, Exits};
 use crate::exits::{EXIT_STRIDE, ExitRecord, NO_UNIT};
 use crate::fork_check::{Recorded, Trial, bounded, let_guards_fail};
 use crate::interpret;
@@ -25,7 +26,7 @@ use crate::runtime::{Runtime, Shared};
 use crate::stats::{self, COUNTERS};
 use crate::stubs;
 use crate::thread::is_alone;
-use crate::unit::{ExitInfo, Unit, exit_vectors, is_wide};
+use crate::unit::{Unit, exit_vectors, is_wide};
 use redmagic_backend::{BackendError, ExitCode, FlagsRecipe, Request};
 use redmagic_ir::{Exit, ExitValue, NativeOp, Region, RegionKind, Slot, Terminator, Trace, Type};
 use redmagic_lift::{Code, Recording, Refusal};
@@ -238,6 +239,7 @@ fn stages(
         return Err(Failure::TooManyTraces);
     }
     let passes = optimise(&mut trace, &shared.options, number);
+    trace.drop_unused_exits();
     let optimising = begin.elapsed();
     report.section("passes", || passes_report(number, &passes));
     report.section("optimised", || trace.to_string());
@@ -260,8 +262,13 @@ fn stages(
     let begin = Instant::now();
     let lowered = lower(shared, &trace, number)?;
     let lowering = begin.elapsed();
+    report.section("CLIF", || lowered.clif.clone().unwrap_or_default());
+    report.section("machine code", || disassembly::code(&lowered.code, lowered.function));
+    report.section("exits", || exit_list(&trace, &lowered));
+    let (wide, length) = (is_wide(&trace, vectors), lowered.code.len());
+    let mut unit = unit(recorder, &trace, lowered, wide, &exit_vectors(&trace, vectors));
     let summary = format!(
-        "{}: {} instructions ({} native), {} operations, {} optimised, {} exits with {} values, {} bytes; \
+        "{}: {} instructions ({} native), {} operations, {} optimised, {} exits with {} values, {} bytes and {} for exits; \
          lifted in {} µs, optimised in {} µs, lowered in {} µs",
         recording.name,
         recorder.log.len(),
@@ -270,17 +277,13 @@ fn stages(
         passes.ops_after,
         trace.exits.len(),
         written_values(&trace),
-        lowered.code.len(),
+        length,
+        unit.exits.bytes(),
         lifting.as_micros(),
         optimising.as_micros(),
         lowering.as_micros(),
     );
-    report.section("CLIF", || lowered.clif.clone().unwrap_or_default());
-    report.section("machine code", || disassembly::code(&lowered.code, lowered.function));
-    report.section("exits", || exit_list(&trace, &lowered));
     report.section("summary", || summary.clone());
-    let wide = is_wide(&trace, vectors);
-    let mut unit = unit(recorder, &trace, lowered, wide, &exit_vectors(&trace, vectors));
     match trial(shared, &trace, recorder, &mut unit.code) {
         Ok(trial) => Ok(Compiled { unit, summary, trial }),
         Err(failure) => {
@@ -399,9 +402,9 @@ fn programs(shared: &Shared, recorder: &Recorder, stack: u64) -> BTreeSet<u64> {
         _ if shared.declared.range(id).is_some() => return BTreeSet::new(),
         Origin::Anchor(_) => vec![id],
         Origin::Exit { unit, exit } => {
-            let exit = shared.units.get(unit).and_then(|unit| unit.exits.get(exit as usize));
-            let constants = exit.into_iter().flat_map(|exit| &exit.code.constants);
-            let constants = constants.filter(|(slot, _)| *slot != Slot::FLAGS).map(|(_, at)| *at);
+            let exit = shared.units.get(unit).and_then(|unit| unit.exits.get(exit));
+            let constants = exit.into_iter().flat_map(|exit| exit.code.constants);
+            let constants = constants.filter(|(slot, _)| *slot != Slot::FLAGS).map(|(_, at)| at);
             let first = recorder.log.first().map(|entry| entry.address);
             first.into_iter().chain(constants).filter(|at| at.abs_diff(id) <= AROUND).collect()
         }
@@ -574,24 +577,15 @@ fn region(entry: &Entry) -> Option<(Kind, u64)> {
 
 fn unit(recorder: &Recorder, trace: &Trace, lowered: Lowered, wide: bool, vectors: &[VectorState]) -> Unit {
     let calls = call_states(trace);
-    let exits = trace
-        .exits
-        .iter()
-        .zip(lowered.exits)
-        .zip(vectors)
-        .map(|(((exit, data), code), vectors)| ExitInfo {
-            code,
-            pc: data.pc,
-            kind: data.kind,
-            vectors: *vectors,
-            is_call: calls.contains(&exit),
-            region: recorder.log.get(data.step as usize).filter(|_| calls.contains(&exit)).and_then(region),
-            piece: None,
-            link: None,
-            failures: 0,
-            price: 0,
-        })
-        .collect();
+    let exits = trace.exits.iter().zip(lowered.exits).zip(vectors).map(|(((exit, data), code), vectors)| ExitInfo {
+        code,
+        pc: data.pc,
+        kind: data.kind,
+        vectors: *vectors,
+        is_call: calls.contains(&exit),
+        region: recorder.log.get(data.step as usize).filter(|_| calls.contains(&exit)).and_then(region),
+    });
+    let exits = Exits::new(exits);
     let pcs = || recorder.log.iter().map(|entry| entry.slot.pc);
     let code = pcs().min().zip(pcs().max()).map(|(first, last)| (first, last + 1));
     let declared = trace.regions.iter().filter(|region| region.kind == RegionKind::Declared);

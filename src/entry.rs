@@ -14,6 +14,7 @@
 use crate::calls::{self, describe_call, make_call_plainly};
 use crate::compile::{self, Compiled, End, Failure, complete_context};
 use crate::context::Context;
+use crate::exit_table::Link;
 use crate::exits::ExitRecord;
 use crate::fork_check::{Trial, try_out};
 use crate::functions::Treatment;
@@ -29,7 +30,6 @@ use crate::runtime::{self, Runtime, Shared};
 use crate::stats::{self, COUNTERS};
 use crate::stubs;
 use crate::thread::{self, Thread};
-use crate::unit::Link;
 use redmagic_ir::ExitKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
@@ -330,7 +330,7 @@ fn finish(runtime: &'static Runtime, thread: &mut Thread, end: End) -> Next {
             Origin::Exit { unit, exit } => shared
                 .units
                 .get(unit)
-                .and_then(|unit| unit.exits.get(exit as usize))
+                .and_then(|unit| unit.exits.get(exit))
                 .map_or(VectorState::All, |info| info.vectors),
         };
         let context = &thread.context;
@@ -400,6 +400,7 @@ enum Ready {
 pub fn install(runtime: &'static Runtime, shared: &mut Shared, mut compiled: Compiled) -> u64 {
     shared.log(2, &compiled.summary);
     stats::add(&COUNTERS.traces, 1);
+    stats::add(&COUNTERS.exit_bytes, compiled.unit.exits.bytes() as u64);
     let (function, origin) = (compiled.unit.function, compiled.unit.origin);
     // Others may have been installed since it was compiled.
     let number = shared.units.next();
@@ -430,12 +431,11 @@ pub fn install(runtime: &'static Runtime, shared: &mut Shared, mut compiled: Com
 fn link(shared: &mut Shared, unit: u32, exit: u32, target: u32) -> bool {
     let Some(function) = shared.units.get(target).map(|target| target.function) else { return false };
     let Some(unit) = shared.units.get_mut(unit).filter(|unit| !unit.dropped) else { return false };
-    let Some((info, record)) = unit.exits.get_mut(exit as usize).zip(unit.records.get(exit as usize)) else {
-        return false;
-    };
+    let Some((info, record)) = unit.exits.get(exit).zip(unit.records.get(exit as usize)) else { return false };
+    let Some(used) = unit.exits.used_mut(exit) else { return false };
     let Some(code) = shared.arena.add(&pieces::link(&info.code, function), 16) else { return false };
     record.next.store(code.address, Release);
-    let old = info.link.replace(Link { unit: target, code });
+    let old = used.link.replace(Link { unit: target, code });
     shared.reclaim.code(old.map(|old| old.code));
     true
 }
@@ -474,16 +474,17 @@ fn decide_exit(runtime: &'static Runtime, record: &ExitRecord) -> Leave {
     let shared = &mut *locked;
     let Some(unit) = shared.units.get_mut(record.unit).filter(|unit| !unit.dropped) else { return Leave::Library };
     let (function, wide) = (unit.function, unit.wide);
-    let Some(info) = unit.exits.get_mut(record.index as usize) else { return Leave::Library };
+    let Some(info) = unit.exits.get(record.index) else { return Leave::Library };
     if info.is_call {
+        let Some(used) = unit.exits.used_mut(record.index) else { return Leave::Library };
         let code = match info.region {
             Some((kind, pc)) => pieces::region(&info.code, function, record.unit, info.vectors, kind, pc),
             None => pieces::call(&info.code, function, record.unit, info.vectors, wide),
         };
-        if info.piece.is_none() {
-            info.piece = shared.arena.add(&code, 16);
+        if used.piece.is_none() {
+            used.piece = shared.arena.add(&code, 16);
         }
-        let Some(piece) = info.piece else { return Leave::Library };
+        let Some(piece) = used.piece else { return Leave::Library };
         record.next.store(piece.address, Release);
         return Leave::By(piece.address);
     }
@@ -504,14 +505,15 @@ fn decide_exit(runtime: &'static Runtime, record: &ExitRecord) -> Leave {
 /// Leaves to the guest by a piece of the exit's own, which counts; once it has counted enough, the library looks at it. Where
 /// the guest goes on is in front of the anchor of `target`, if that is a loop.
 fn leave_by_piece(runtime: &Runtime, shared: &mut Shared, record: &ExitRecord, target: Option<&Loop>) -> Leave {
-    let info = shared.units.get_mut(record.unit).and_then(|unit| unit.exits.get_mut(record.index as usize));
-    let Some(info) = info else { return Leave::Library };
-    match info.piece {
+    let Some(unit) = shared.units.get_mut(record.unit) else { return Leave::Library };
+    match unit.exits.used(record.index).piece {
         None => {
+            let Some(info) = unit.exits.get(record.index) else { return Leave::Library };
+            let Some(used) = unit.exits.used_mut(record.index) else { return Leave::Library };
             let counts = Counts { heat: true, anchor: target.map(|target| runtime.counter_address(target.id)) };
             let code = pieces::leave(&info.code, info.pc, info.vectors, counts);
-            info.piece = shared.arena.add(&code, 16);
-            let Some(piece) = info.piece else { return Leave::Library };
+            used.piece = shared.arena.add(&code, 16);
+            let Some(piece) = used.piece else { return Leave::Library };
             record.heat.store(i32::try_from(runtime.hot_exit()).unwrap_or(i32::MAX), Relaxed);
             record.next.store(piece.address, Release);
             Leave::By(piece.address)
@@ -542,12 +544,13 @@ struct Taken {
 fn complete_exit(runtime: &'static Runtime, thread: &mut Thread, record: &ExitRecord) -> Taken {
     let mut shared = runtime.lock();
     let Some(unit) = shared.exit_of(record) else { std::process::abort() }; // invariant: exit records are of units
-    let info = &unit.exits[record.index as usize];
+    let Some(info) = unit.exits.get(record.index) else { std::process::abort() }; // invariant: as above
     complete_context(&mut thread.context, &info.code);
     thread.context.rip = info.pc;
     let timed = unit.origin.anchor().filter(|_| info.kind == ExitKind::Meter);
     let origin = origin_of_exit(runtime, info.kind, record);
-    Taken { dropped: unit.dropped, is_call: info.is_call, timed, price: info.price, origin }
+    let price = unit.exits.used(record.index).price;
+    Taken { dropped: unit.dropped, is_call: info.is_call, timed, price, origin }
 }
 
 /// Records a side trace from an exit whose state is in the context, if nothing speaks against it.

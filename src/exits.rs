@@ -5,7 +5,7 @@
 //! Storing another address there links or unlinks the exit, atomically.
 
 use std::mem::offset_of;
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicI32, AtomicU64};
 
 /// The record of one exit of one unit.
 #[repr(C)]
@@ -18,8 +18,6 @@ pub struct ExitRecord {
     pub index: u32,
     /// The unit it belongs to, [`NO_UNIT`] for records that belong to none.
     pub unit: u32,
-    /// Recordings from here that failed.
-    pub failures: AtomicU32,
 }
 
 /// The unit number of records that belong to no unit.
@@ -33,6 +31,6 @@ const _: () = assert!(offset_of!(ExitRecord, next) == 0 && offset_of!(ExitRecord
 impl ExitRecord {
     /// A record that goes on at `next`.
     pub fn new(unit: u32, index: u32, next: u64) -> ExitRecord {
-        ExitRecord { next: AtomicU64::new(next), heat: AtomicI32::new(0), index, unit, failures: AtomicU32::new(0) }
+        ExitRecord { next: AtomicU64::new(next), heat: AtomicI32::new(0), index, unit }
     }
 }

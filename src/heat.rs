@@ -94,12 +94,10 @@ pub fn penalise(runtime: &'static Runtime, origin: &Origin, counts: bool) {
         }
         Origin::Exit { unit, exit } => {
             let mut shared = runtime.lock();
-            let Some(info) = shared.units.get_mut(*unit).and_then(|unit| unit.exits.get_mut(*exit as usize)) else {
-                return;
-            };
-            info.failures += 1;
-            let delay = delay(runtime.hot_exit(), info.failures);
-            let heat = if info.failures >= MAX_FAILURES { u32::MAX } else { delay };
+            let Some(used) = shared.units.get_mut(*unit).and_then(|unit| unit.exits.used_mut(*exit)) else { return };
+            used.failures += 1;
+            let delay = delay(runtime.hot_exit(), used.failures);
+            let heat = if used.failures >= MAX_FAILURES { u32::MAX } else { delay };
             cool_exit(&mut shared, *unit, *exit, heat);
         }
     }
@@ -121,8 +119,8 @@ pub fn postpone(runtime: &'static Runtime, origin: &Origin, price: u64) {
         }
         Origin::Exit { unit, exit } => {
             let mut shared = runtime.lock();
-            if let Some(info) = shared.units.get_mut(*unit).and_then(|unit| unit.exits.get_mut(*exit as usize)) {
-                info.price = price;
+            if let Some(used) = shared.units.get_mut(*unit).and_then(|unit| unit.exits.used_mut(*exit)) {
+                used.price = price;
             }
             cool_exit(&mut shared, *unit, *exit, runtime.hot_exit().saturating_mul(LATER));
         }

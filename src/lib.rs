@@ -32,6 +32,7 @@ mod declared;
 mod dump;
 mod emit;
 mod entry;
+mod exit_table;
 mod exits;
 mod fork_check;
 mod forks;

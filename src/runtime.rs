@@ -601,10 +601,12 @@ impl Runtime {
 fn unlink(shared: &mut Shared, gone: &HashSet<u32>) {
     let to_library = stubs::exit_to_library as *const () as u64;
     for (_, unit) in shared.units.in_use() {
-        for (info, record) in unit.exits.iter_mut().zip(&unit.records) {
-            if let Some(link) = info.link.take_if(|link| gone.contains(&link.unit)) {
-                record.next.store(to_library, Release);
-                shared.reclaim.code([link.code].into_iter().chain(info.piece.take()));
+        for (index, used) in unit.exits.all_used() {
+            if let Some(link) = used.link.take_if(|link| gone.contains(&link.unit)) {
+                if let Some(record) = unit.records.get(index as usize) {
+                    record.next.store(to_library, Release);
+                }
+                shared.reclaim.code([link.code].into_iter().chain(used.piece.take()));
             }
         }
     }

@@ -80,6 +80,8 @@ counters! {
     check_failures,
     /// Self-checks of traces that passed.
     checks_passed,
+    /// Bytes that describe the exits of compiled traces.
+    exit_bytes,
 }
 
 /// The counters of this process.

@@ -5,13 +5,12 @@
 //! Worked example: unit 3, the loop of anchor 1, has the exits 0 (guest, hot: linked to unit 5), 1 (the state of a residual
 //! call) and 2 (guest, taken twice). Dropping unit 5 unlinks exit 0; dropping unit 3 makes anchor 1 cold again.
 
+use crate::exit_table::Exits;
 use crate::exits::ExitRecord;
 use crate::memory::CodeBlock;
 use crate::pieces::VectorState;
 use crate::recorder::Origin;
-use crate::regions::Kind;
-use redmagic_backend::ExitCode;
-use redmagic_ir::{ExitKind, Slot, Terminator, Trace};
+use redmagic_ir::{Slot, Terminator, Trace};
 use std::collections::BTreeMap;
 
 /// All units, by number.
@@ -78,7 +77,7 @@ pub struct Unit {
     /// The exit records, by exit; machine code refers to them.
     pub records: Box<[ExitRecord]>,
     /// What is known of the exits.
-    pub exits: Vec<ExitInfo>,
+    pub exits: Exits,
     /// Ranges that the trace relies on: what the host has declared immutable, and the code that was recorded.
     pub dependencies: Vec<(u64, u64)>,
     /// Residual calls save all vector state.
@@ -94,42 +93,8 @@ pub struct Unit {
 impl Unit {
     /// All its code, with that of its exits.
     pub fn blocks(&self) -> impl Iterator<Item = CodeBlock> {
-        let exits = self.exits.iter().flat_map(|info| [info.piece, info.link.map(|link| link.code)]).flatten();
-        self.code.iter().copied().chain(exits)
+        self.code.iter().copied().chain(self.exits.blocks())
     }
-}
-
-/// An exit of a unit.
-pub struct ExitInfo {
-    /// What the trace's code leaves to do.
-    pub code: ExitCode,
-    /// Where the guest goes on.
-    pub pc: u64,
-    /// Where control goes.
-    pub kind: ExitKind,
-    /// What has to be restored.
-    pub vectors: VectorState,
-    /// It is the state of a residual call.
-    pub is_call: bool,
-    /// It begins a region: what kind, and where that begins.
-    pub region: Option<(Kind, u64)>,
-    /// The piece that leaves to the guest or makes its call, once it was made.
-    pub piece: Option<CodeBlock>,
-    /// What it is linked to.
-    pub link: Option<Link>,
-    /// Times that a recording from here was tried in vain.
-    pub failures: u32,
-    /// Its last recording was so long that it takes so many nanoseconds to compile; 0 if nothing is known of that.
-    pub price: u64,
-}
-
-/// The way from an exit to another trace.
-#[derive(Clone, Copy)]
-pub struct Link {
-    /// The unit that it leads to.
-    pub unit: u32,
-    /// The piece that enters it.
-    pub code: CodeBlock,
 }
 
 /// Which vector registers each exit of a trace has to restore, if the trace is entered in `entry`.

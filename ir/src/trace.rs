@@ -481,6 +481,37 @@ impl Trace {
         self.resume_exits.clear();
     }
 
+    /// Removes the exits that no guard and no end of a segment takes, and numbers the others anew, in the same order. Resume exits
+    /// are for passes, and go.
+    pub fn drop_unused_exits(&mut self) {
+        self.resume_exits.clear();
+        let mut places = Map::filled(self.exits.len(), Exit::NONE);
+        for data in self.segments.values() {
+            let guards = data.insts.iter().filter_map(|value| self.insts[*value].exit());
+            guards.chain(data.terminator.exit()).for_each(|exit| places[exit] = exit);
+        }
+        let mut kept = Map::new();
+        for (exit, place) in self.exits.keys().zip(places.values_mut()) {
+            if place.is_some() {
+                let data = std::mem::replace(&mut self.exits[exit], ExitData::new(0, 0));
+                *place = kept.push(data);
+            }
+        }
+        self.exits = kept;
+        for data in self.segments.values_mut() {
+            for value in &data.insts {
+                if let Some(exit) = self.insts[*value].exit() {
+                    self.insts[*value].set_exit(places[exit]);
+                }
+            }
+            match &mut data.terminator {
+                Terminator::Jump(_) | Terminator::Switch { .. } => {}
+                Terminator::Call(call) => call.state = places[call.state],
+                Terminator::Leave(exit) => *exit = places[*exit],
+            }
+        }
+    }
+
     /// The type of a value.
     #[inline]
     pub fn ty(&self, value: Value) -> Type {

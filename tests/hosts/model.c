@@ -52,7 +52,7 @@ struct thread {
 static char ids[IDS];
 static _Atomic uint8_t disabled[IDS];
 static int started, alone, switched_off;
-static const uint64_t *const end_of_counters = &((struct redmagic_stats *)0)->checks_passed + 1;
+static const uint64_t *const end_of_counters = &((struct redmagic_stats *)0)->exit_bytes + 1;
 
 #ifndef SIGNALS
 #define SIGNALS 0

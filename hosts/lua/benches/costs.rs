@@ -74,6 +74,7 @@ struct Trace {
     exits: f64,
     values: f64,
     bytes: f64,
+    exit_bytes: f64,
     lifting: f64,
     optimising: f64,
     lowering: f64,
@@ -93,6 +94,7 @@ impl Trace {
             exits: before(" exits")?,
             values: before(" values")?,
             bytes: before(" bytes")?,
+            exit_bytes: before(" for exits")?,
             lifting: after("lifted in ")?,
             optimising: after("optimised in ")?,
             lowering: after("lowered in ")?,
@@ -146,11 +148,12 @@ fn compiling(folder: &Path) -> Result<()> {
     println!("\ncompiling: {} traces of {} programs", traces.len(), programs.len());
     println!("  recorded instructions                  {instructions:>13}   native {}", sum(|trace| trace.natives));
     println!(
-        "  operations                             {:>13}   after optimisation {}, exits {}, bytes of code {}",
+        "  operations                             {:>13}   after optimisation {}, exits {}, bytes of code {}, of exits {}",
         sum(|trace| trace.operations),
         sum(|trace| trace.optimised),
         sum(|trace| trace.exits),
-        sum(|trace| trace.bytes)
+        sum(|trace| trace.bytes),
+        sum(|trace| trace.exit_bytes)
     );
     for (stage, time) in [
         ("lifting", (|trace| trace.lifting) as fn(&Trace) -> f64),

@@ -1,0 +1,321 @@
+//! What is known of a unit's exits, in few bytes: most are never taken.
+//!
+//! # Invariants
+//! - An exit is described by how it differs from the one before it: neighbours have most constants in common. Every [`GROUP`]th one
+//!   is described by itself, so that any can be read without reading all.
+//! - What becomes of an exit is kept only of those that something has become of.
+//!
+//! # Worked example
+//! Of `{pc 0x4000, rbx = 0x1000, r11 = 7}` and `{pc 0x4010, rbx = 0x1004, r11 = 7}` the second one is: its kind (a byte), the pc 16
+//! further on, one constant that differs, rbx, by 4: five bytes.
+
+use crate::memory::CodeBlock;
+use crate::pieces::VectorState;
+use crate::regions::Kind;
+use redmagic_backend::{ExitCode, FlagsRecipe};
+use redmagic_ir::{ExitKind, Opcode, Slot, Type};
+use std::collections::BTreeMap;
+
+/// Exits that are described by how they differ from the first one of them, one after the other.
+const GROUP: usize = 16;
+/// In front of a slot whose constant is gone.
+const GONE: u8 = 0x80;
+
+/// An exit of a unit, as it was compiled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExitInfo {
+    /// What the trace's code leaves to do; constants in the order of their slots.
+    pub code: ExitCode,
+    /// Where the guest goes on.
+    pub pc: u64,
+    /// Where control goes.
+    pub kind: ExitKind,
+    /// What has to be restored.
+    pub vectors: VectorState,
+    /// It is the state of a residual call.
+    pub is_call: bool,
+    /// It begins a region: what kind, and where that begins.
+    pub region: Option<(Kind, u64)>,
+}
+
+/// What has become of an exit.
+#[derive(Clone, Copy, Default)]
+pub struct Used {
+    /// The piece that leaves to the guest or makes its call, once it was made.
+    pub piece: Option<CodeBlock>,
+    /// What it is linked to.
+    pub link: Option<Link>,
+    /// Times that a recording from here was tried in vain.
+    pub failures: u32,
+    /// Its last recording was so long that it takes so many nanoseconds to compile; 0 if nothing is known of that.
+    pub price: u64,
+}
+
+/// The way from an exit to another trace.
+#[derive(Clone, Copy)]
+pub struct Link {
+    /// The unit that it leads to.
+    pub unit: u32,
+    /// The piece that enters it.
+    pub code: CodeBlock,
+}
+
+/// The exits of a unit, by number.
+pub struct Exits {
+    count: u32,
+    bytes: Box<[u8]>,
+    /// Where the description of each group begins.
+    groups: Box<[u32]>,
+    regions: BTreeMap<u32, (Kind, u64)>,
+    used: BTreeMap<u32, Used>,
+}
+
+impl Exits {
+    /// Describes `exits`.
+    pub fn new(exits: impl IntoIterator<Item = ExitInfo>) -> Exits {
+        let (mut bytes, mut groups, mut regions, mut count) = (Vec::new(), Vec::new(), BTreeMap::new(), 0u32);
+        let mut last = nothing();
+        for mut info in exits {
+            if (count as usize).is_multiple_of(GROUP) {
+                groups.push(bytes.len() as u32);
+                last = nothing();
+            }
+            info.code.constants.sort_unstable_by_key(|constant| constant.0);
+            regions.extend(info.region.map(|region| (count, region)));
+            write(&mut bytes, &last, &info);
+            last = info;
+            count += 1;
+        }
+        Exits { count, bytes: bytes.into(), groups: groups.into(), regions, used: BTreeMap::new() }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.count as usize
+    }
+
+    /// The exit `index`.
+    pub fn get(&self, index: u32) -> Option<ExitInfo> {
+        if index >= self.count {
+            return None;
+        }
+        let group = index as usize / GROUP;
+        let mut bytes = self.bytes.get(*self.groups.get(group)? as usize..)?;
+        let mut info = nothing();
+        for _ in group * GROUP..=index as usize {
+            info = read(&mut bytes, info)?;
+        }
+        Some(ExitInfo { region: self.regions.get(&index).copied(), ..info })
+    }
+
+    /// What has become of exit `index`.
+    pub fn used(&self, index: u32) -> Used {
+        self.used.get(&index).copied().unwrap_or_default()
+    }
+
+    /// The same, to be changed; `None` if there is no such exit.
+    pub fn used_mut(&mut self, index: u32) -> Option<&mut Used> {
+        (index < self.count).then(|| self.used.entry(index).or_default())
+    }
+
+    /// All exits that something has become of.
+    pub fn all_used(&mut self) -> impl Iterator<Item = (u32, &mut Used)> {
+        self.used.iter_mut().map(|(index, used)| (*index, used))
+    }
+
+    /// The code that belongs to exits.
+    pub fn blocks(&self) -> impl Iterator<Item = CodeBlock> {
+        self.used.values().flat_map(|used| [used.piece, used.link.map(|link| link.code)]).flatten()
+    }
+
+    /// The bytes that describe the exits.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len() + self.groups.len() * size_of::<u32>()
+    }
+}
+
+/// What the first exit of a group differs from.
+fn nothing() -> ExitInfo {
+    let code = ExitCode { flags: FlagsRecipe::Unchanged, constants: Vec::new() };
+    ExitInfo { code, pc: 0, kind: ExitKind::Guest, vectors: VectorState::None, is_call: false, region: None }
+}
+
+/// Describes `info`, which comes after `last`.
+fn write(bytes: &mut Vec<u8>, last: &ExitInfo, info: &ExitInfo) {
+    let kind = match info.kind {
+        ExitKind::Guest => 0,
+        ExitKind::Anchor(_) => 1,
+        ExitKind::Meter => 2,
+    };
+    let vectors = match info.vectors {
+        VectorState::None => 0,
+        VectorState::Xmm => 1,
+        VectorState::All => 2,
+    };
+    let flags = match info.code.flags {
+        FlagsRecipe::Unchanged => 0,
+        FlagsRecipe::Stored => 1,
+        FlagsRecipe::Recipe { .. } => 2,
+    };
+    bytes.push(kind | (vectors << 2) | (flags << 4) | (u8::from(info.is_call) << 6));
+    if let ExitKind::Anchor(number) = info.kind {
+        write_number(bytes, number.into());
+    }
+    if let FlagsRecipe::Recipe { op, ty } = info.code.flags {
+        bytes.extend([op as u8, ty as u8]);
+    }
+    write_number(bytes, zigzag(info.pc.wrapping_sub(last.pc)));
+    let (old, new) = (&last.code.constants, &info.code.constants);
+    let value_of = |list: &[(Slot, u64)], slot: Slot| list.iter().find(|entry| entry.0 == slot).map(|entry| entry.1);
+    let gone: Vec<Slot> = old.iter().map(|entry| entry.0).filter(|slot| value_of(new, *slot).is_none()).collect();
+    let other: Vec<(Slot, u64)> =
+        new.iter().copied().filter(|(slot, value)| value_of(old, *slot) != Some(*value)).collect();
+    write_number(bytes, (gone.len() + other.len()) as u64);
+    bytes.extend(gone.iter().map(|slot| slot.index() as u8 | GONE));
+    for (slot, value) in other {
+        bytes.push(slot.index() as u8);
+        write_number(bytes, zigzag(value.wrapping_sub(value_of(old, slot).unwrap_or(0))));
+    }
+}
+
+/// Reads what [`write`] has written; `None` if that is something else.
+fn read(bytes: &mut &[u8], last: ExitInfo) -> Option<ExitInfo> {
+    let head = read_byte(bytes)?;
+    let kind = match head & 3 {
+        0 => ExitKind::Guest,
+        1 => ExitKind::Anchor(u32::try_from(read_number(bytes)?).ok()?),
+        _ => ExitKind::Meter,
+    };
+    let vectors = match (head >> 2) & 3 {
+        0 => VectorState::None,
+        1 => VectorState::Xmm,
+        _ => VectorState::All,
+    };
+    let flags = match (head >> 4) & 3 {
+        0 => FlagsRecipe::Unchanged,
+        1 => FlagsRecipe::Stored,
+        _ => {
+            let op = *Opcode::ALL.get(usize::from(read_byte(bytes)?))?;
+            let ty = read_byte(bytes)?;
+            FlagsRecipe::Recipe { op, ty: Type::ALL.into_iter().find(|known| *known as u8 == ty)? }
+        }
+    };
+    let pc = last.pc.wrapping_add(unzigzag(read_number(bytes)?));
+    let mut constants = last.code.constants;
+    for _ in 0..read_number(bytes)? {
+        let slot = read_byte(bytes)?;
+        let (is_gone, slot) = (slot & GONE != 0, Slot::from_index(usize::from(slot & !GONE))?);
+        let place = constants.binary_search_by_key(&slot, |entry| entry.0);
+        match (is_gone, place) {
+            (true, place) => {
+                constants.remove(place.ok()?);
+            }
+            (false, Ok(at)) => constants[at].1 = constants[at].1.wrapping_add(unzigzag(read_number(bytes)?)),
+            (false, Err(at)) => constants.insert(at, (slot, unzigzag(read_number(bytes)?))),
+        }
+    }
+    Some(ExitInfo {
+        code: ExitCode { flags, constants },
+        pc,
+        kind,
+        vectors,
+        is_call: (head >> 6) & 1 == 1,
+        region: None,
+    })
+}
+
+/// Small numbers of either sign as small numbers.
+fn zigzag(number: u64) -> u64 {
+    (number << 1) ^ ((number as i64) >> 63) as u64
+}
+
+fn unzigzag(number: u64) -> u64 {
+    (number >> 1) ^ (number & 1).wrapping_neg()
+}
+
+/// Seven bits a byte, the lowest first; the highest bit says that there are more.
+fn write_number(bytes: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+}
+
+fn read_byte(bytes: &mut &[u8]) -> Option<u8> {
+    let (first, rest) = bytes.split_first()?;
+    *bytes = rest;
+    Some(*first)
+}
+
+fn read_number(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = read_byte(bytes)?;
+        number |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use redmagic_ir::sandbox::mix;
+
+    /// An exit with a few constants, some of which many others have, too.
+    fn random(seed: u64) -> ExitInfo {
+        let of = |what: u64, below: u64| mix(seed, what) % below;
+        let numbers = [0, 1, 7, 0x7f, 0x80, u64::MAX, 1 << 63, 0x5555_0000_1000, 0x5555_0000_1004, mix(seed, 1)];
+        let slots = Slot::all().filter(|slot| slot.index() < 40 && of(100 + slot.index() as u64, 4) == 0);
+        let constants = slots.map(|slot| (slot, numbers[of(200 + slot.index() as u64, 10) as usize])).collect();
+        let flags = match of(2, 4) {
+            0 => FlagsRecipe::Unchanged,
+            1 => FlagsRecipe::Stored,
+            _ => {
+                let op = Opcode::ALL[of(3, Opcode::ALL.len() as u64) as usize];
+                FlagsRecipe::Recipe { op, ty: Type::ALL[of(4, 7) as usize] }
+            }
+        };
+        ExitInfo {
+            code: ExitCode { flags, constants },
+            pc: if of(5, 5) == 0 { mix(seed, 6) } else { 0x40_0000 + of(6, 1000) },
+            kind: [ExitKind::Guest, ExitKind::Meter, ExitKind::Anchor(of(7, 1 << 32) as u32)][of(8, 3) as usize],
+            vectors: [VectorState::None, VectorState::Xmm, VectorState::All][of(9, 3) as usize],
+            is_call: of(10, 2) == 0,
+            region: [None, None, Some((Kind::Merge, mix(seed, 11))), Some((Kind::Disabled, 0))][of(12, 4) as usize],
+        }
+    }
+
+    #[test]
+    fn exits_are_what_they_were() {
+        for count in [0, 1, 15, 16, 17, 300] {
+            let infos: Vec<ExitInfo> = (0..count).map(|at| random(1000 * count + at)).collect();
+            let exits = Exits::new(infos.iter().cloned());
+            assert_eq!(exits.len(), infos.len());
+            for (at, info) in infos.iter().enumerate() {
+                assert_eq!(exits.get(at as u32).as_ref(), Some(info), "{at} of {count}");
+            }
+            assert_eq!(exits.get(count as u32), None);
+        }
+    }
+
+    #[test]
+    fn neighbours_take_few_bytes() {
+        let step = |at: u64| {
+            let constants = vec![(Slot::RBX, 0x5555_0000_1000 + 4 * at), (Slot::gpr(11), 7)];
+            ExitInfo { code: ExitCode { constants, ..nothing().code }, pc: 0x40_0000 + 16 * at, ..nothing() }
+        };
+        assert!(Exits::new((0..64).map(step)).bytes() < 64 * 7);
+    }
+
+    #[test]
+    fn little_is_kept_of_what_has_become_of_none() {
+        let mut exits = Exits::new([random(1), random(2)]);
+        assert!(exits.used_mut(2).is_none() && exits.all_used().next().is_none());
+        exits.used_mut(1).expect("an exit").failures += 1;
+        assert_eq!((exits.used(0).failures, exits.used(1).failures, exits.all_used().count()), (0, 1, 1));
+    }
+}
