@@ -16,6 +16,7 @@
 //! | `loops` | a second copy of a loop, with memory in registers and stores in the exits |
 //! | `sink` | operations that only exits need become recipes in these exits |
 //! | `dce` | what nobody uses disappears |
+//! | `place` | loads stand next to what uses them |
 //!
 //! # Worked example
 //! `mov eax, [rbx]` fetches an instruction of the interpreted program from declared memory, `and eax, 7f` takes its
@@ -39,6 +40,7 @@ mod memory;
 mod numbers;
 mod params;
 mod pipeline;
+mod place;
 mod points;
 mod regions;
 mod rewrites;
