@@ -12,7 +12,10 @@ fn lists_of_passes() {
     assert_eq!(Pipeline::parse(" fold, dce ").unwrap().to_string(), "fold,dce");
     assert_eq!(Pipeline::parse("").unwrap().to_string(), "");
     let error = Pipeline::parse("fold,magic").unwrap_err();
-    assert_eq!(error.to_string(), "unknown pass 'magic' (known: fold, forward, params, flags, dce, loops, sink, place)");
+    assert_eq!(
+        error.to_string(),
+        "unknown pass 'magic' (known: fold, forward, params, flags, dce, loops, sink, place)"
+    );
 }
 
 #[test]
