@@ -32,6 +32,7 @@ pub(crate) fn run(trace: &mut Trace, stats: &mut Stats) {
     for (_, exit) in trace.resume_exits() {
         trace.exits[exit].for_each_value(|used| uses[used] += 2);
     }
+    let mut is_waiting = Map::filled(trace.insts.len(), false);
     for segment in segments {
         let insts = std::mem::take(&mut trace.segments[segment].insts);
         let mut placed = Vec::with_capacity(insts.len());
@@ -40,11 +41,15 @@ pub(crate) fn run(trace: &mut Trace, stats: &mut Stats) {
             let inst = &trace.insts[value];
             let writes = !matches!(inst.op.effect(), Effect::Pure | Effect::Partial | Effect::Read | Effect::Guard);
             let waits = inst.op == Opcode::Load && uses[value] == 1 && stats.may("load beside its use");
-            let mut used = Vec::new();
-            trace.for_each_use(value, |operand| used.push(operand));
-            let stays = |load: &mut Value| !writes && !used.contains(load);
-            placed.extend(waiting.extract_if(.., |load| !stays(load)));
+            let mut is_asked = false;
+            trace.for_each_use(value, |operand| is_asked |= std::mem::take(&mut is_waiting[operand]));
+            if writes {
+                placed.append(&mut waiting);
+            } else if is_asked {
+                placed.extend(waiting.extract_if(.., |load| !is_waiting[*load]));
+            }
             if waits {
+                is_waiting[value] = true;
                 waiting.push(value);
                 continue;
             }

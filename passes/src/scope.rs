@@ -555,6 +555,11 @@ pub(crate) fn depends_on_mxcsr(op: Opcode) -> bool {
     )
 }
 
+/// Whether nothing comes of the instruction but a result that there always is: a division by a constant is such a one.
+pub(crate) fn is_total(trace: &Trace, inst: &Inst) -> bool {
+    inst.op.is_total(inst.ty, inst.operands().nth(1).and_then(|second| trace.as_const(second)))
+}
+
 /// Whether the operation compares `binary64` numbers.
 fn compares_f64(op: Opcode) -> bool {
     has_property!(op, Format::Binary(Typing::F64Compare | Typing::FlagsF64), _)

@@ -17,7 +17,7 @@
 //! where v5 is the constant 16.
 
 use crate::Stats;
-use crate::scope::{depends_on_mxcsr, has_property};
+use crate::scope::{depends_on_mxcsr, has_property, is_total};
 use redmagic_ir::{Effect, ExitData, ExitValue, Format, Inst, Map, Opcode, Recipe, Segment, Trace, Type, Value};
 
 /// How deep recipes are nested.
@@ -219,7 +219,7 @@ impl<'t> Chooser<'t> {
     fn is_cheap(&self, inst: &Inst) -> bool {
         let narrow = |ty: Type| ty.bits() <= 64;
         is_plain(inst.op)
-            && inst.op.is_total(inst.ty, inst.operands().nth(1).and_then(|second| self.trace.as_const(second)))
+            && is_total(self.trace, inst)
             && !depends_on_mxcsr(inst.op)
             && narrow(inst.ty)
             && inst.operands().all(|operand| narrow(self.trace.ty(operand)))

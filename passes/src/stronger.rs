@@ -21,16 +21,16 @@
 
 use crate::apart::Spot;
 use crate::rules::with_const;
+use crate::scope::MixMap;
 use crate::walk::Walk;
 use redmagic_ir::scalar::eval_pure;
 use redmagic_ir::{Exit, Inst, Opcode, Segment, Type, Value};
+use std::collections::BTreeSet;
 
 /// A guard that may become another one.
 struct Weak {
     guard: Value,
     spot: Spot,
-    /// What its test says something of.
-    subject: Value,
     /// The point's exit.
     exit: Exit,
 }
@@ -48,7 +48,8 @@ struct Stronger {
 pub(crate) struct Candidates {
     /// Nothing has been written since the last point.
     is_fresh: bool,
-    weak: Vec<Weak>,
+    /// By what their tests say something of.
+    weak: MixMap<Value, Vec<Weak>>,
     stronger: Vec<Stronger>,
     /// Guards that are gone.
     gone: Vec<Value>,
@@ -57,7 +58,8 @@ pub(crate) struct Candidates {
 impl Candidates {
     /// Another segment begins.
     pub(crate) fn enter(&mut self) {
-        *self = Candidates { is_fresh: false, weak: Vec::new(), ..std::mem::take(self) };
+        self.is_fresh = false;
+        self.weak.clear();
     }
 
     /// Memory is as it was at the point here.
@@ -78,7 +80,7 @@ impl Walk<'_> {
             && let Some(subject) = self.subject(test)
         {
             let spot = Spot { segment, at: self.scope.out.len() };
-            self.stronger.weak.push(Weak { guard, spot, subject, exit });
+            self.stronger.weak.entry(subject).or_default().push(Weak { guard, spot, exit });
         }
     }
 
@@ -105,17 +107,17 @@ impl Walk<'_> {
         let [subject, constant, _] = inst.args;
         let is_equality = matches!((inst.op, expected), (Opcode::Eq, true) | (Opcode::Ne, false));
         let Some(imm) = is_equality.then(|| self.scope.as_const(constant)).flatten() else { return false };
-        let implied = |weak: &Weak| weak.subject == subject && self.is_implied(weak, imm);
-        let all: Vec<usize> = (0..self.stronger.weak.len()).filter(|at| implied(&self.stronger.weak[*at])).collect();
+        let Some(weak) = self.stronger.weak.get(&subject) else { return false };
+        let all: Vec<usize> = (0..weak.len()).filter(|at| self.is_implied(&weak[*at], subject, imm)).collect();
         let Some(&first) = all.first() else { return false };
         if !self.scope.stats.may("guard in the place of others") {
             return false;
         }
+        let Some(weak) = self.stronger.weak.get_mut(&subject) else { return false };
         for at in all[1..].iter().rev() {
-            let weak = self.stronger.weak.remove(*at);
-            self.stronger.gone.push(weak.guard);
+            self.stronger.gone.push(weak.remove(*at).guard);
         }
-        let Weak { guard, spot, exit, .. } = self.stronger.weak.remove(first);
+        let Weak { guard, spot, exit } = weak.remove(first);
         let test = self.scope.add(Inst::binary(Opcode::Eq, Type::I1, subject, constant));
         if let Some(own) = self.scope.trace.insts[guard].exit() {
             self.scope.trace.insts[guard] = Inst::guard(true, test, own);
@@ -128,7 +130,7 @@ impl Walk<'_> {
     }
 
     /// Whether a guard holds if its subject is `imm`.
-    fn is_implied(&self, weak: &Weak, imm: i64) -> bool {
+    fn is_implied(&self, weak: &Weak, subject: Value, imm: i64) -> bool {
         let guard = self.scope.trace.insts[weak.guard];
         let test = self.scope.trace.insts[guard.args[0]];
         let ty = self.scope.trace.ty(test.args[0]);
@@ -137,8 +139,8 @@ impl Walk<'_> {
                 return Some(imm as u128 & ty.mask());
             }
             let mask = match with_const(&self.scope, value, Opcode::And) {
-                Some((masked, mask)) if masked == weak.subject => u128::from(mask),
-                _ if value == weak.subject => ty.mask(),
+                Some((masked, mask)) if masked == subject => u128::from(mask),
+                _ if value == subject => ty.mask(),
                 _ => return None,
             };
             Some(imm as u128 & mask & ty.mask())
@@ -162,6 +164,7 @@ impl Walk<'_> {
         }
         let gone = std::mem::take(&mut self.stronger.gone);
         if !gone.is_empty() {
+            let gone: BTreeSet<Value> = gone.into_iter().collect();
             for segment in self.scope.trace.segments.values_mut() {
                 segment.insts.retain(|value| !gone.contains(value));
             }

@@ -17,7 +17,7 @@ mod world;
 use super::{Finding, caught, exits};
 use crate::rng::Rng;
 use crate::shrink::shrink;
-use redmagic_ir::sandbox::{Choices, TestGuest, variations};
+use redmagic_ir::sandbox::{Choices, Difference, TestGuest, variations};
 use redmagic_ir::{Class, RegionKind, Slot, Trace, verify};
 use redmagic_passes::{Pipeline, optimise};
 
@@ -65,42 +65,41 @@ fn base_guest() -> TestGuest {
 
 fn check_trace(choices: Choices, pipeline: &Pipeline) -> Result<(), Finding> {
     let before = straight::Generator::generate(choices);
-    let base = base_guest();
-    let differs = |before: &Trace| -> Option<String> {
-        let after = match optimised(before, pipeline) {
-            Ok(after) => after,
-            Err(text) => return Some(text),
-        };
-        variations(before, &base, GUESTS).iter().find_map(|guest| {
-            if writes_to_region(before, guest) {
-                return None;
-            }
-            redmagic_ir::early::compare_early(before, &after, guest, FUEL)
-                .err()
-                .map(|difference| difference.to_string())
-        })
-    };
-    report(&before, &base, pipeline, differs)
+    check(
+        &before,
+        pipeline,
+        |_, guest| guest,
+        |before, after, guest| redmagic_ir::early::compare_early(before, after, guest, FUEL).err(),
+    )
 }
 
 /// Traces over a program that is not declared, on guests where it is another one, or is overwritten.
 fn check_undeclared(seed: u64, choices: Choices, pipeline: &Pipeline) -> Result<(), Finding> {
     let before = straight::Generator::generate_undeclared(choices);
+    let changed = |number, guest| early::changed(seed, number, guest);
+    check(&before, pipeline, changed, |before, after, guest| early::compare_early(before, after, guest, SHORT).err())
+}
+
+/// Optimises `before` and compares on variations of a guest, each of which `change` may change by its number.
+fn check(
+    before: &Trace,
+    pipeline: &Pipeline,
+    change: impl Fn(u64, TestGuest) -> TestGuest,
+    compare: impl Fn(&Trace, &Trace, &TestGuest) -> Option<Difference>,
+) -> Result<(), Finding> {
     let base = base_guest();
     let differs = |before: &Trace| -> Option<String> {
         let after = match optimised(before, pipeline) {
             Ok(after) => after,
             Err(text) => return Some(text),
         };
-        variations(before, &base, GUESTS).into_iter().enumerate().find_map(|(number, guest)| {
-            let guest = early::changed(seed, number as u64, guest);
-            if writes_to_region(before, &guest) {
-                return None;
-            }
-            early::compare_early(before, &after, &guest, SHORT).err().map(|difference| difference.to_string())
+        variations(before, &base, GUESTS).into_iter().zip(0..).find_map(|(guest, number)| {
+            let guest = change(number, guest);
+            let difference = (!writes_to_region(before, &guest)).then(|| compare(before, &after, &guest)).flatten();
+            difference.map(|difference| difference.to_string())
         })
     };
-    report(&before, &base, pipeline, differs)
+    report(before, &base, pipeline, differs)
 }
 
 /// The finding, made small, if `differs` has one.

@@ -404,9 +404,7 @@ impl<'t, 'b> Copier<'t, 'b> {
         for new in std::mem::take(&mut self.scope.out) {
             let inst = &self.scope.trace.insts[new];
             // What can trap, fault or raise a flag in MXCSR stays behind the guards that protect it.
-            let total =
-                inst.op.is_total(inst.ty, inst.operands().nth(1).and_then(|second| self.scope.as_const(second)));
-            let stays = !total || scope::depends_on_mxcsr(inst.op);
+            let stays = !scope::is_total(self.scope.trace, inst) || scope::depends_on_mxcsr(inst.op);
             let changing = |operand: Value| copy.changing.get(operand.index()) == Some(&true);
             if stays || inst.operands().any(changing) {
                 mark(&mut copy.changing, new);

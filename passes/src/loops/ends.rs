@@ -14,22 +14,7 @@
 
 use super::plan::Plan;
 use crate::scope::{self, MixMap};
-use redmagic_ir::{Entity, Inst, Opcode, Trace, Type, Value};
-
-/// By value.
-struct Set(Vec<bool>);
-
-impl Set {
-    fn insert(&mut self, value: Value) {
-        if let Some(member) = self.0.get_mut(value.index()) {
-            *member = true;
-        }
-    }
-
-    fn contains(&self, value: Value) -> bool {
-        self.0.get(value.index()) == Some(&true)
-    }
-}
+use redmagic_ir::{Inst, Map, Opcode, Trace, Type, Value};
 
 /// Takes out of H2 what it need not compute. `count` is its counter, which begins with `strip` and falls by 1.
 pub(super) fn shorten(trace: &mut Trace, plan: &mut Plan, strip: Value, count: Value) {
@@ -42,7 +27,7 @@ pub(super) fn shorten(trace: &mut Trace, plan: &mut Plan, strip: Value, count: V
     let path = loop {
         let path = path(trace, plan, &falling);
         let before = falling.len();
-        falling.retain(|param| !path.contains(*param));
+        falling.retain(|param| !path[*param]);
         if falling.len() == before {
             break path;
         }
@@ -61,47 +46,46 @@ pub(super) fn shorten(trace: &mut Trace, plan: &mut Plan, strip: Value, count: V
 
 /// What has no effect, and nobody notices how often it is computed.
 fn is_free(trace: &Trace, inst: &Inst) -> bool {
-    let second = inst.operands().nth(1).and_then(|second| trace.as_const(second));
-    scope::is_numbered(inst.op) && inst.op.is_total(inst.ty, second) && !scope::depends_on_mxcsr(inst.op)
+    scope::is_numbered(inst.op) && scope::is_total(trace, inst) && !scope::depends_on_mxcsr(inst.op)
 }
 
 /// The values on the path, if the parameters `falling` are not.
-fn path(trace: &Trace, plan: &Plan, falling: &[Value]) -> Set {
-    let mut path = Set(vec![false; trace.insts.len()]);
-    plan.params.iter().filter(|param| !falling.contains(&param.0)).for_each(|param| path.insert(param.2));
+fn path(trace: &Trace, plan: &Plan, falling: &[Value]) -> Map<Value, bool> {
+    let mut path = Map::filled(trace.insts.len(), false);
+    plan.params.iter().filter(|param| !falling.contains(&param.0)).for_each(|param| path[param.2] = true);
     for check in &plan.breaks {
-        path.insert(check.test);
-        check.slow.iter().for_each(|value| trace.insts[*value].operands().for_each(|operand| path.insert(operand)));
+        path[check.test] = true;
+        check.slow.iter().for_each(|value| trace.insts[*value].operands().for_each(|operand| path[operand] = true));
     }
     for &value in plan.insts.iter().rev() {
         let inst = &trace.insts[value];
-        if path.contains(value) || !is_free(trace, inst) {
-            path.insert(value);
-            inst.operands().for_each(|operand| path.insert(operand));
+        if path[value] || !is_free(trace, inst) {
+            path[value] = true;
+            inst.operands().for_each(|operand| path[operand] = true);
         }
     }
     path
 }
 
 /// Gives F copies of what it needs and the path does not. In the last iteration the counter is 1.
-fn put_off(trace: &mut Trace, plan: &mut Plan, path: &Set, count: Value) {
+fn put_off(trace: &mut Trace, plan: &mut Plan, path: &Map<Value, bool>, count: Value) {
     let ours: Vec<Value> = plan.params.iter().map(|param| param.0).chain(plan.insts.iter().copied()).collect();
-    let mut in_h2 = Set(vec![false; trace.insts.len()]);
-    ours.iter().for_each(|value| in_h2.insert(*value));
-    let mut wanted = Set(vec![false; trace.insts.len()]);
-    plan.flush.iter().for_each(|store| wanted.insert(store.2));
-    plan.back.iter().for_each(|value| wanted.insert(*value));
+    let mut in_h2 = Map::filled(trace.insts.len(), false);
+    ours.iter().for_each(|value| in_h2[*value] = true);
+    let mut wanted = Map::filled(trace.insts.len(), false);
+    plan.flush.iter().for_each(|store| wanted[store.2] = true);
+    plan.back.iter().for_each(|value| wanted[*value] = true);
     let mut moved = Vec::new();
     for &value in plan.insts.iter().rev() {
         let inst = &trace.insts[value];
-        let waits = |operand: &Value| in_h2.contains(*operand);
-        if wanted.contains(value) && !path.contains(value) && inst.operands().filter(waits).count() <= 1 {
-            inst.operands().for_each(|operand| wanted.insert(operand));
+        let waits = |operand: &Value| in_h2[*operand];
+        if wanted[value] && !path[value] && inst.operands().filter(waits).count() <= 1 {
+            inst.operands().for_each(|operand| wanted[operand] = true);
             moved.push(value);
         }
     }
     let mut copies: MixMap<Value, Value> = MixMap::default();
-    if wanted.contains(count) {
+    if wanted[count] {
         let one = trace.add_inst(Inst::constant(Type::I64, 1));
         plan.last.push(one);
         copies.insert(count, one);
