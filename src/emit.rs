@@ -86,6 +86,17 @@ impl Emitter {
         self.memory(false, &[0x0f, 0x10], 0, base, offset);
     }
 
+    /// `movsd xmm0, [base + offset]`: the upper half becomes 0.
+    pub fn load_low_xmm0(&mut self, base: Register, offset: i32) {
+        self.raw(&[0xf2]);
+        self.memory(false, &[0x0f, 0x10], 0, base, offset);
+    }
+
+    /// `movhps xmm0, [base + offset]`: the lower half stays.
+    pub fn load_high_xmm0(&mut self, base: Register, offset: i32) {
+        self.memory(false, &[0x0f, 0x16], 0, base, offset);
+    }
+
     /// `movups [base + offset], xmm0`.
     pub fn store_xmm0(&mut self, base: Register, offset: i32) {
         self.memory(false, &[0x0f, 0x11], 0, base, offset);

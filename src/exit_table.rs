@@ -136,7 +136,7 @@ impl Exits {
 
 /// What the first exit of a group differs from.
 fn nothing() -> ExitInfo {
-    let code = ExitCode { flags: FlagsRecipe::Unchanged, constants: Vec::new() };
+    let code = ExitCode { flags: FlagsRecipe::Unchanged, constants: Vec::new(), halves: 0 };
     ExitInfo { code, pc: 0, kind: ExitKind::Guest, vectors: VectorState::None, is_call: false, region: None }
 }
 
@@ -157,7 +157,11 @@ fn write(bytes: &mut Vec<u8>, last: &ExitInfo, info: &ExitInfo) {
         FlagsRecipe::Stored => 1,
         FlagsRecipe::Recipe { .. } => 2,
     };
-    bytes.push(kind | (vectors << 2) | (flags << 4) | (u8::from(info.is_call) << 6));
+    let other_halves = info.code.halves != last.code.halves;
+    bytes.push(kind | (vectors << 2) | (flags << 4) | (u8::from(info.is_call) << 6) | (u8::from(other_halves) << 7));
+    if other_halves {
+        write_number(bytes, info.code.halves.into());
+    }
     if let ExitKind::Anchor(number) = info.kind {
         write_number(bytes, number.into());
     }
@@ -181,6 +185,7 @@ fn write(bytes: &mut Vec<u8>, last: &ExitInfo, info: &ExitInfo) {
 /// Reads what [`write`] has written; `None` if that is something else.
 fn read(bytes: &mut &[u8], last: ExitInfo) -> Option<ExitInfo> {
     let head = read_byte(bytes)?;
+    let halves = if head >> 7 == 1 { u16::try_from(read_number(bytes)?).ok()? } else { last.code.halves };
     let kind = match head & 3 {
         0 => ExitKind::Guest,
         1 => ExitKind::Anchor(u32::try_from(read_number(bytes)?).ok()?),
@@ -215,7 +220,7 @@ fn read(bytes: &mut &[u8], last: ExitInfo) -> Option<ExitInfo> {
         }
     }
     Some(ExitInfo {
-        code: ExitCode { flags, constants },
+        code: ExitCode { flags, constants, halves },
         pc,
         kind,
         vectors,
@@ -280,7 +285,7 @@ mod tests {
             }
         };
         ExitInfo {
-            code: ExitCode { flags, constants },
+            code: ExitCode { flags, constants, halves: [0, 0, 3, of(13, 1 << 16) as u16][of(14, 4) as usize] },
             pc: if of(5, 5) == 0 { mix(seed, 6) } else { 0x40_0000 + of(6, 1000) },
             kind: [ExitKind::Guest, ExitKind::Meter, ExitKind::Anchor(of(7, 1 << 32) as u32)][of(8, 3) as usize],
             vectors: [VectorState::None, VectorState::Xmm, VectorState::All][of(9, 3) as usize],

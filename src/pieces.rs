@@ -3,7 +3,7 @@
 //!
 //! An exit record's `next` points to a piece. It is entered with the context in rbx and the record in rax, on the thread's
 //! private stack. The trace's own code has written what it computed to the context; the piece knows the rest:
-//! constants, the flags recipe, which vector registers to load, and where the guest goes on.
+//! constants, the flags recipe, which vector registers to load and to join from halves first, and where the guest goes on.
 //!
 //! # Invariants
 //! - The last thing before guest code is clearing BUSY; from the load of the guest's rsp on nothing is pushed.
@@ -97,7 +97,7 @@ pub fn leave_dynamic(vectors: VectorState) -> Vec<u8> {
 
 /// An exit that changes nothing.
 pub fn unchanged() -> ExitCode {
-    ExitCode { flags: FlagsRecipe::Stored, constants: Vec::new() }
+    ExitCode { flags: FlagsRecipe::Stored, constants: Vec::new(), halves: 0 }
 }
 
 /// Enters the trace whose function is at `function`, with the state of the exit in the context.
@@ -264,6 +264,7 @@ fn restore(code: &mut Emitter, exit: &ExitCode, vectors: VectorState) {
     match vectors {
         VectorState::None => {}
         VectorState::Xmm => {
+            join_halves(code, exit);
             code.copy(RCX, RBX);
             code.call(stub(stubs::load_xmm));
         }
@@ -286,6 +287,21 @@ fn restore(code: &mut Emitter, exit: &ExitCode, vectors: VectorState) {
             Some(value) => code.constant(register, value),
             None => code.load(register, RBX, gpr_offset(register)),
         }
+    }
+}
+
+/// Writes the registers of which halves have just been written as a whole, so that a load of the whole need not wait.
+/// Clobbers xmm0.
+fn join_halves(code: &mut Emitter, exit: &ExitCode) {
+    for register in (0..16).filter(|register| exit.halves >> register & 1 == 1) {
+        let (low, high) = (slot_offset(Slot::xmm(register, 0)), slot_offset(Slot::xmm(register, 1)));
+        let constant =
+            |half: i32| exit.constants.iter().find(|(slot, _)| slot_offset(*slot) == half).map(|entry| entry.1);
+        code.load_low_xmm0(RBX, low);
+        if constant(high) != Some(0) {
+            code.load_high_xmm0(RBX, high);
+        }
+        code.store_xmm0(RBX, low);
     }
 }
 

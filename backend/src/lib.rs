@@ -108,6 +108,9 @@ pub struct ExitCode {
     pub flags: FlagsRecipe,
     /// Slots that the runtime must write, with their values (the flags as 32 bits, zero-extended).
     pub constants: Vec<(Slot, u64)>,
+    /// The xmm registers that are written by halves, constants included: bit n is xmm n. A processor forwards a store to a load
+    /// only if it covers it, so who loads such a register whole right afterwards waits until all stores have reached the cache.
+    pub halves: u16,
 }
 
 /// A compiled trace.

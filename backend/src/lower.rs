@@ -119,7 +119,7 @@ pub(crate) fn lower(
     builder.switch_to_block(block);
     builder.seal_block(block);
     let (context, record) = (builder.block_params(block)[0], builder.block_params(block)[1]);
-    let unchanged = ExitCode { flags: FlagsRecipe::Unchanged, constants: Vec::new() };
+    let unchanged = ExitCode { flags: FlagsRecipe::Unchanged, constants: Vec::new(), halves: 0 };
     let mut lowering = Lowering {
         builder,
         request,

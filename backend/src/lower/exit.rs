@@ -9,7 +9,7 @@
 //! store v1 -> context.rax;  store v1 -> context.flag_args[0];  store v2 -> context.flag_args[1];  store v4 -> [v3]
 //! return exit_records + 0 * exit_stride
 //! ```
-//! with `ExitCode { flags: Recipe { op: FlSub, ty: I64 }, constants: [(rbx, 7)] }`.
+//! with `ExitCode { flags: Recipe { op: FlSub, ty: I64 }, constants: [(rbx, 7)], halves: 0 }`.
 
 use super::memory::FLAGS;
 use super::tails::is_in_tail;
@@ -55,7 +55,7 @@ impl Lowering<'_, '_> {
             return Err(BackendError::Malformed(format!("{exit} does not exist")));
         };
         let mut made = vec![None; data.recipes.len()];
-        let mut code = ExitCode { flags: FlagsRecipe::Unchanged, constants: Vec::new() };
+        let mut code = ExitCode { flags: FlagsRecipe::Unchanged, constants: Vec::new(), halves: halves(data) };
         let mut slots: Vec<(Slot, Value)> = Vec::with_capacity(data.slots.len());
         let mut flag_args: Vec<Value> = Vec::new();
         for &(slot, value) in &data.slots {
@@ -183,6 +183,12 @@ impl Lowering<'_, '_> {
         made[index as usize] = Some(operand);
         Ok(operand)
     }
+}
+
+/// The xmm registers that an exit lists halves of.
+fn halves(data: &ExitData) -> u16 {
+    let registers = data.slots.iter().filter_map(|(slot, _)| slot.as_xmm()).filter(|(_, lane)| *lane < 2);
+    registers.fold(0, |mask, (register, _)| mask | 1 << register)
 }
 
 fn recipe(data: &ExitData, index: u32) -> Result<&Recipe, BackendError> {
