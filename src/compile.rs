@@ -25,7 +25,7 @@ use crate::regions::Kind;
 use crate::runtime::{Runtime, Shared};
 use crate::stats::{self, COUNTERS};
 use crate::stubs;
-use crate::thread::is_alone;
+use crate::thread::{errno_distance, is_alone};
 use crate::unit::{Unit, exit_vectors, is_wide};
 use redmagic_backend::{BackendError, ExitCode, FlagsRecipe, Request};
 use redmagic_ir::{Exit, ExitValue, NativeOp, Region, RegionKind, Slot, Terminator, Trace, Type};
@@ -225,6 +225,7 @@ fn stages(
     let lifting = begin.elapsed();
     stats::add(&COUNTERS.native_operations, u64::from(lifted.natives));
     let mut trace = lifted.trace;
+    trace.errno = Some(errno_distance());
     report.section("lifted", || trace.to_string());
     let checking = shared.options.check != Check::Off;
     if cfg!(debug_assertions) || checking {

@@ -122,6 +122,14 @@ fn gs_base() -> u64 {
     base
 }
 
+/// How far `errno` is from the fs base: in every thread, since C libraries have it among the thread-local variables that are there
+/// from the start.
+pub fn errno_distance() -> i64 {
+    // SAFETY: it only says where the variable of the calling thread is.
+    let address = unsafe { libc::__errno_location() };
+    (address as u64).wrapping_sub(stubs::fs_base()) as i64
+}
+
 fn free_current() {
     let _blocked = SignalsBlocked::new();
     let context = current_context();

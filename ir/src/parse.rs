@@ -89,6 +89,7 @@ struct PendingSegment {
 pub(crate) struct Pending {
     start: u64,
     regions: Vec<Region>,
+    errno: Option<i64>,
     segments: Vec<PendingSegment>,
     exits: BTreeMap<usize, ExitData>,
     natives: BTreeMap<usize, NativeOp>,
@@ -161,6 +162,7 @@ impl Pending {
         let mut trace = Trace::new(name);
         trace.start = self.start;
         trace.regions = self.regions;
+        trace.errno = self.errno;
         trace.entry = self.segments.first().map(|segment| segment.name);
         let mut free = (0..).filter(|number| !self.values.contains(number)).map(Value::from_index);
         let mut place = |pending: PendingInst, trace: &mut Trace| {
@@ -232,6 +234,9 @@ fn trace(cursor: &mut Cursor<'_>) -> Parsed<Trace> {
         let start = cursor.number()?;
         cursor.symbol("-")?;
         pending.regions.push(Region { start, end: cursor.number()?, kind });
+    }
+    if cursor.take_keyword("errno") {
+        pending.errno = Some(cursor.number()? as i64);
     }
     while !cursor.take_symbol("}") {
         match cursor.peek_word() {

@@ -392,6 +392,9 @@ impl fmt::Display for Trace {
             };
             writeln!(f, "region {kind} {:#x}-{:#x}", region.start, region.end)?;
         }
+        if let Some(errno) = self.errno {
+            writeln!(f, "errno {:#x}", errno as u64)?;
+        }
         let mut exits = BTreeSet::new();
         let mut natives = BTreeSet::new();
         for segment in self.printed_segments() {

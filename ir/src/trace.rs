@@ -370,6 +370,8 @@ pub struct Trace {
     pub start: u64,
     /// Address ranges that do not change.
     pub regions: Vec<Region>,
+    /// How far `errno`, an `int`, is from the fs base, if that is known: callees may write it that write nothing else.
+    pub errno: Option<i64>,
     /// Where execution starts.
     pub entry: Option<Segment>,
     /// All segments.

@@ -15,6 +15,7 @@
 //! | `flags` | packed flags that only exits need become recipes in these exits |
 //! | `loops` | a second copy of a loop, with memory in registers and stores in the exits |
 //! | `sink` | operations that only exits need become recipes in these exits |
+//! | `fuse` | one comparison takes the place of several guards on the same bytes, or on bytes next to each other |
 //! | `dce` | what nobody uses disappears |
 //! | `place` | loads stand next to what uses them |
 //!
@@ -32,6 +33,7 @@ mod apart;
 mod dce;
 mod fold;
 mod frames;
+mod fuse;
 mod graph;
 mod known;
 mod loops;

@@ -9,7 +9,7 @@
 
 use crate::rewrites::Rewrites;
 use crate::why::{Census, Reasons};
-use crate::{Stats, dce, fold, loops, params, place, sink, walk};
+use crate::{Stats, dce, fold, fuse, loops, params, place, sink, walk};
 use redmagic_ir::Trace;
 use std::fmt;
 
@@ -52,7 +52,7 @@ impl Pass for Entry {
 }
 
 /// Every pass.
-const PASSES: [Entry; 8] = [
+const PASSES: [Entry; 9] = [
     Entry { name: "fold", run: fold::run, repeats: true },
     Entry { name: "forward", run: walk::run_forward, repeats: true },
     Entry { name: "params", run: params::run, repeats: true },
@@ -60,11 +60,12 @@ const PASSES: [Entry; 8] = [
     Entry { name: "dce", run: dce::run, repeats: false },
     Entry { name: "loops", run: loops::run, repeats: false },
     Entry { name: "sink", run: sink::run_all, repeats: false },
+    Entry { name: "fuse", run: fuse::run, repeats: false },
     Entry { name: "place", run: place::run, repeats: false },
 ];
 
 /// The default list. `forward` does all that `fold` does, and finds more where invariant parameters are gone.
-const DEFAULT: [&str; 8] = ["params", "forward", "flags", "dce", "loops", "sink", "dce", "place"];
+const DEFAULT: [&str; 9] = ["params", "forward", "flags", "dce", "loops", "sink", "fuse", "dce", "place"];
 
 /// What the passes may do to loads and stores that other threads can notice; the strictest model comes first.
 ///

@@ -25,6 +25,8 @@ pub struct Stats {
     pub merged: u32,
     /// Guards that were proved to hold.
     pub guards_removed: u32,
+    /// Guards that share one comparison with others, but for one of each group.
+    pub guards_fused: u32,
     /// Guards that were proved to fail, which end their segment.
     pub guards_failing: u32,
     /// Loads that got their value from an earlier load or store.
@@ -80,6 +82,7 @@ impl Stats {
             self.folded,
             self.merged,
             self.guards_removed,
+            self.guards_fused,
             self.guards_failing,
             self.loads_forwarded,
             self.loads_folded,
@@ -148,6 +151,7 @@ impl fmt::Display for Stats {
             ("folded", self.folded),
             ("merged", self.merged),
             ("guards removed", self.guards_removed),
+            ("guards fused", self.guards_fused),
             ("guards failing", self.guards_failing),
             ("loads forwarded", self.loads_forwarded),
             ("loads folded", self.loads_folded),

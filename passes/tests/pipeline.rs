@@ -8,13 +8,13 @@ use redmagic_passes::Pipeline;
 
 #[test]
 fn lists_of_passes() {
-    assert_eq!(Pipeline::default().to_string(), "params,forward,flags,dce,loops,sink,dce,place");
+    assert_eq!(Pipeline::default().to_string(), "params,forward,flags,dce,loops,sink,fuse,dce,place");
     assert_eq!(Pipeline::parse(" fold, dce ").unwrap().to_string(), "fold,dce");
     assert_eq!(Pipeline::parse("").unwrap().to_string(), "");
     let error = Pipeline::parse("fold,magic").unwrap_err();
     assert_eq!(
         error.to_string(),
-        "unknown pass 'magic' (known: fold, forward, params, flags, dce, loops, sink, place)"
+        "unknown pass 'magic' (known: fold, forward, params, flags, dce, loops, sink, fuse, place)"
     );
 }
 

@@ -12,6 +12,7 @@
 //! one class with the members v1 at 0 and v9 at 8.
 
 use super::Body;
+use super::calls::Zone;
 use crate::scope::MixMap;
 use redmagic_ir::{Class as AliasClass, Opcode, Trace, Type, Value};
 
@@ -74,6 +75,8 @@ impl Atom {
 pub(crate) struct Accesses {
     pub classes: Vec<Class>,
     pub atoms: Vec<Atom>,
+    /// Where callees have their frames, if the loop has calls.
+    pub zone: Option<Zone>,
     of_root: MixMap<Value, (usize, i64)>,
     of_place: MixMap<(usize, i64, u8), usize>,
 }
@@ -107,7 +110,7 @@ impl Accesses {
                 of_root.insert(*root, (at, *delta));
             });
         }
-        let mut accesses = Accesses { classes, atoms: Vec::new(), of_root, of_place: MixMap::default() };
+        let mut accesses = Accesses { classes, atoms: Vec::new(), zone: None, of_root, of_place: MixMap::default() };
         accesses.find_atoms(trace, body);
         Some(accesses)
     }

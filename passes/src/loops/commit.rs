@@ -3,10 +3,13 @@
 use super::Body;
 use super::accesses::Class;
 use super::bounds::Extent;
+use super::calls::{self, ERRNO_BYTES, Zone};
 use super::ends;
 use super::plan::Plan;
 use super::windows::Break;
-use redmagic_ir::{Address, DelayedStore, ExitValue, Inst, Opcode, Segment, Target, Terminator, Trace, Type, Value};
+use redmagic_ir::{
+    Address, DelayedStore, ExitValue, Inst, Opcode, Segment, Slot, Target, Terminator, Trace, Type, Value,
+};
 
 /// More comparisons of windows than these are replaced by an order of all of them.
 const MAX_PAIRS: usize = 24;
@@ -14,6 +17,8 @@ const MAX_PAIRS: usize = 24;
 const SELDOM: i64 = 8;
 /// No memory of the guest is behind it.
 const HIGHEST_ADDRESS: i64 = i64::MAX;
+/// The frames of a callee that leaves memory alone take less: it has no more stack by default.
+const LARGEST_FRAMES: i64 = 8 << 20;
 /// No array has more elements.
 const LARGEST_BOUND: i64 = 1 << 48;
 
@@ -29,6 +34,9 @@ pub(crate) fn commit(trace: &mut Trace, body: &Body, mut plan: Plan) {
     let always = trace.add_inst(Inst::constant(Type::I1, 1));
     // Where the loop has constants of its own, they move to the others.
     trace.segments[body.header].insts.retain(|value| !plan.constants.contains(value));
+    for (_, call) in &body.calls {
+        trace.segments[call.resume].insts.retain(|value| !plan.constants.contains(value));
+    }
     let pool = std::mem::take(&mut plan.constants).into_iter().chain(constants).chain([one, zero, always]);
     let at = trace.segments[entry].insts.iter().take_while(|value| trace.insts[**value].op == Opcode::Slot).count();
     trace.segments[entry].insts.splice(at..at, pool);
@@ -42,10 +50,10 @@ pub(crate) fn commit(trace: &mut Trace, body: &Body, mut plan: Plan) {
     let checks = match plan.tick.filter(|_| !plan.windows.is_empty()) {
         Some(tick) => {
             let checks = trace.add_segment();
-            look_seldom(trace, header, again.clone(), checks, tick, zero);
+            look_seldom(trace, body.last, again.clone(), checks, tick, zero);
             checks
         }
-        None => header,
+        None => body.last,
     };
     trace.segments[checks].insts.extend(insts);
     // Even without a check the way back to H stays: checks of single iterations leave there.
@@ -75,7 +83,9 @@ pub(crate) fn commit(trace: &mut Trace, body: &Body, mut plan: Plan) {
     let mut insts = plan.insts;
     insts.extend([left, goes_on]);
     trace.segments[copy].params = params;
-    let last = if plan.breaks.is_empty() {
+    let last = if !plan.calls.is_empty() {
+        calls::divide(trace, copy, &insts, plan.calls)
+    } else if plan.breaks.is_empty() {
         trace.segments[copy].insts = insts;
         copy
     } else {
@@ -195,6 +205,11 @@ impl Checks<'_> {
             pairs.into_iter().for_each(|(one, other)| self.disjoint(one, other));
         } else {
             self.in_order(classes);
+        }
+        if let Some(zone) = plan.accesses.zone {
+            let others = classes.iter().filter(|class| class.members.iter().all(|(root, _)| *root != zone.stack));
+            others.for_each(|class| self.outside_frames(class, zone));
+            zone.errno.into_iter().for_each(|errno| self.outside_errno(classes, errno));
         }
         self.gaps(plan);
         for (extent, _) in plan.extents.iter().filter(|extent| extent.0.wide) {
@@ -337,6 +352,39 @@ impl Checks<'_> {
                 let before = self.binary(Opcode::Ule, Type::I1, end, high);
                 self.require(before);
             }
+        }
+    }
+
+    /// A window does not overlap frames of callees: as in `disjoint`.
+    fn outside_frames(&mut self, class: &Class, zone: Zone) {
+        let length = class.high - class.low;
+        let distance = self.binary(Opcode::Sub, Type::I64, class.members[0].0, zone.stack);
+        let distance = self.offset(distance, class.low - zone.floor);
+        let limit = self.constant(-(length + LARGEST_FRAMES));
+        let apart = self.binary(Opcode::Ule, Type::I1, distance, limit);
+        self.require(apart);
+    }
+
+    /// No window overlaps `errno`, but for those that lie at distances from the fs base: as in `disjoint`.
+    fn outside_errno(&mut self, classes: &[Class], errno: i64) {
+        let entry = self.trace.entry();
+        let is_fs = |trace: &Trace, value: Value| trace.insts[value].slot() == Some(Slot::FS);
+        let read = self.trace.segments[entry].insts.iter().copied().find(|value| is_fs(self.trace, *value));
+        let fs = read.unwrap_or_else(|| {
+            let read = self.trace.add_inst(Inst::slot_read(Slot::FS));
+            self.trace.segments[entry].insts.insert(0, read);
+            read
+        });
+        for class in classes {
+            if class.members.iter().any(|(root, _)| is_fs(self.trace, *root)) {
+                continue;
+            }
+            let bytes = i64::from(ERRNO_BYTES);
+            let distance = self.binary(Opcode::Sub, Type::I64, class.members[0].0, fs);
+            let distance = self.offset(distance, class.low.wrapping_sub(errno).wrapping_sub(bytes));
+            let limit = self.constant(-(class.high - class.low + bytes));
+            let apart = self.binary(Opcode::Ule, Type::I1, distance, limit);
+            self.require(apart);
         }
     }
 

@@ -12,6 +12,7 @@
 use super::Body;
 use super::accesses::{Accesses, is_immutable};
 use super::bounds::{self, Extent, Limits};
+use super::calls::{self, CallSite};
 use super::plan::Plan;
 use super::windows::{Break, Gap, Late, Window};
 use crate::Stats;
@@ -19,7 +20,7 @@ use crate::pipeline::MemoryModel;
 use crate::scope::{self, MixMap, Scope};
 use crate::walk::map_exit;
 use crate::why::Reason;
-use redmagic_ir::{Address, Entity, ExitData, Inst, Opcode, Recorded, Slot, Terminator, Trace, Type, Value};
+use redmagic_ir::{Address, Entity, ExitData, Inst, Opcode, Recorded, Terminator, Trace, Type, Value};
 
 /// Rounds and changes of classes before the loop is left as it is.
 const MAX_ROUNDS: usize = 24;
@@ -44,6 +45,10 @@ pub(crate) fn plan(trace: &mut Trace, stats: &mut Stats, body: &Body) -> Option<
             stats.loop_refusals.push("too many roots");
             return None;
         };
+        if calls::respect(trace, body, &mut accesses).is_none() {
+            stats.loop_refusals.push("calls may change anything");
+            return None;
+        }
         for atom in accesses.atoms.iter_mut().filter(|atom| atom.clean) {
             atom.clean = stats.may("cell in a register");
         }
@@ -99,6 +104,8 @@ pub(super) struct Copier<'t, 'b> {
     pub frames_wait: bool,
     /// Atoms that are stored at the end of each iteration.
     pub through: Vec<bool>,
+    /// Atoms that keep their value, but calls find others in memory.
+    pub restless: Vec<bool>,
     /// How accesses without bounds are kept apart, if they are.
     pub windows: Vec<Window>,
     pub gaps: Vec<Gap>,
@@ -125,6 +132,9 @@ pub(super) struct Copy {
     pub preheader: Vec<Value>,
     pub insts: Vec<Value>,
     pub exits: Vec<(Value, ExitData)>,
+    pub calls: Vec<CallSite>,
+    /// What memory holds of each atom since the last call of the iteration.
+    pub written: Vec<Option<Value>>,
     /// What was loaded from varying places, as long as nothing is stored: where, as which type, the value.
     pub loaded: Vec<(Address, Type, Value)>,
     /// What the parameters of H are where the iteration begins.
@@ -145,9 +155,7 @@ impl<'t, 'b> Copier<'t, 'b> {
     fn new(trace: &'t mut Trace, stats: &'t mut Stats, body: &'b Body, accesses: Accesses) -> Copier<'t, 'b> {
         let first = &trace.segments[trace.entry()].insts;
         let constants_before = first.iter().copied().filter(|value| trace.as_const(*value).is_some()).collect();
-        let is_stack = |value: &Value| trace.insts[*value].slot() == Some(Slot::RSP);
-        let moves = body.params.iter().any(is_stack);
-        let stack = first.iter().copied().find(is_stack).filter(|_| !moves);
+        let stack = calls::fixed_stack(trace, &body.params);
         let atoms = accesses.atoms.len();
         // A call may have been made with another one, which is there since.
         let calls = trace.segments.values().any(|segment| matches!(segment.terminator, Terminator::Call(_)));
@@ -168,6 +176,7 @@ impl<'t, 'b> Copier<'t, 'b> {
             may_wait: true,
             frames_wait: false,
             through: vec![false; atoms],
+            restless: vec![false; atoms],
             windows: Vec::new(),
             gaps: Vec::new(),
             unplaced: false,
@@ -315,6 +324,8 @@ impl<'t, 'b> Copier<'t, 'b> {
             preheader: Vec::new(),
             insts: Vec::new(),
             exits: Vec::new(),
+            calls: Vec::new(),
+            written: vec![None; self.accesses.atoms.len()],
             loaded: Vec::new(),
             restart: Vec::new(),
             read: vec![false; self.accesses.atoms.len()],
@@ -369,7 +380,8 @@ impl<'t, 'b> Copier<'t, 'b> {
         self.scope.stats.rewrites.look_at(value);
         let mut inst = self.scope.trace.insts[value];
         match inst.op {
-            Opcode::Const | Opcode::Tick => {}
+            Opcode::Const => self.call(copy, value)?,
+            Opcode::Tick => {}
             Opcode::Guard | Opcode::GuardNot => self.guard(copy, &inst)?,
             Opcode::Load if is_immutable(self.scope.trace, value) => self.pure(copy, value, inst),
             Opcode::Load | Opcode::Store => self.access(copy, value, inst)?,
@@ -548,6 +560,7 @@ impl<'t, 'b> Copier<'t, 'b> {
                 changed = true;
             }
         }
+        changed |= self.find_restless(copy);
         for at in 0..self.varying.len() {
             let Some(extent) = self.varying[at].extent else { continue };
             let fixed = |value: Value| self.map(copy, value) == self.scope.resolve(value);

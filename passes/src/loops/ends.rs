@@ -53,6 +53,7 @@ fn is_free(trace: &Trace, inst: &Inst) -> bool {
 fn path(trace: &Trace, plan: &Plan, falling: &[Value]) -> Map<Value, bool> {
     let mut path = Map::filled(trace.insts.len(), false);
     plan.params.iter().filter(|param| !falling.contains(&param.0)).for_each(|param| path[param.2] = true);
+    plan.calls.iter().for_each(|site| site.for_each_value(|value| path[value] = true));
     for check in &plan.breaks {
         path[check.test] = true;
         check.slow.iter().for_each(|value| trace.insts[*value].operands().for_each(|operand| path[operand] = true));

@@ -1,7 +1,7 @@
 //! The pass `loops`: a second copy of a loop that keeps in registers what the first one has in memory.
 //!
 //! # Shape
-//! A loop of one segment H that calls nobody becomes a nest:
+//! A loop H of one segment, or of several with calls between them of callees that leave its memory alone, becomes a nest:
 //! ```text
 //! H (as before) ──► is all assumed memory disjoint? ──no──► H
 //!                       │ yes
@@ -18,6 +18,7 @@
 //! # Invariants
 //! - H2 is entered only behind the check, at the end of H, that the memory which the loop accesses at different roots is
 //!   disjoint, or the same where it was recorded to be. The roots are values that do not change in H2.
+//! - At a call of H2, memory is complete (`calls.rs`).
 //! - H2 gives way to H after a bounded number of iterations ([`STRIP`]), so that what other threads and signal handlers
 //!   write is seen after a while, and what H2 has put off is written.
 //! - A store that waits was executed by H before, at the same address: delaying it adds no fault.
@@ -30,6 +31,7 @@
 
 mod accesses;
 mod bounds;
+mod calls;
 mod commit;
 mod copy;
 mod counted;
@@ -41,20 +43,26 @@ mod windows;
 
 use crate::Stats;
 use crate::pipeline::MemoryModel;
-use redmagic_ir::{Opcode, Segment, Terminator, Trace, Value};
+use redmagic_ir::{Call, CallEffect, Inst, Opcode, Segment, Terminator, Trace, Type, Value};
 
 /// Operations of H2 between two looks at memory, roughly 20 µs.
 const STRIP: i64 = 60_000;
+/// What a call counts for.
+const CALL: usize = 100;
 /// Larger loops stay as they are.
 const MAX_BODY: usize = 1500;
 
-/// A loop of one segment.
+/// A loop without inner ones.
 pub(crate) struct Body {
     pub header: Segment,
+    /// Where it ends: the header, or what comes after the last call.
+    pub last: Segment,
     pub params: Vec<Value>,
     /// The arguments on the back edge.
     pub args: Vec<Value>,
     pub insts: Vec<Value>,
+    /// Its calls, with what stands for each of them among the instructions.
+    pub calls: Vec<(Value, Call)>,
 }
 
 /// Runs the pass.
@@ -62,11 +70,9 @@ pub(crate) fn run(trace: &mut Trace, stats: &mut Stats) {
     if stats.model == MemoryModel::Strict {
         return;
     }
-    let headers: Vec<Segment> = trace.segments.keys().filter(|segment| is_simple(trace, *segment)).collect();
+    let headers: Vec<Segment> = trace.segments.keys().collect();
     for header in headers {
-        let data = &trace.segments[header];
-        let Terminator::Jump(target) = &data.terminator else { continue };
-        let body = Body { header, params: data.params.clone(), args: target.args.clone(), insts: data.insts.clone() };
+        let Some(body) = body(trace, header) else { continue };
         if let Some(plan) = copy::plan(trace, stats, &body)
             && stats.may("second copy")
         {
@@ -76,14 +82,31 @@ pub(crate) fn run(trace: &mut Trace, stats: &mut Stats) {
     }
 }
 
-/// Whether the segment is a loop by itself that executes nothing verbatim or atomically.
-fn is_simple(trace: &Trace, segment: Segment) -> bool {
-    let data = &trace.segments[segment];
-    let jumps_back = matches!(&data.terminator, Terminator::Jump(target) if target.segment == segment);
-    jumps_back
-        && data.insts.len() <= MAX_BODY
-        && data
-            .insts
-            .iter()
-            .all(|value| !matches!(trace.insts[*value].op, Opcode::Native | Opcode::NativeOut | Opcode::CompareSwap))
+/// The loop that begins with `header`, if one does that executes nothing verbatim or atomically and calls only who leaves its
+/// memory alone.
+fn body(trace: &mut Trace, header: Segment) -> Option<Body> {
+    let (mut last, mut insts, mut calls) = (header, Vec::new(), Vec::new());
+    let args = loop {
+        let data = &trace.segments[last];
+        insts.extend(&data.insts);
+        let is_plain =
+            |value: &Value| !matches!(trace.insts[*value].op, Opcode::Native | Opcode::NativeOut | Opcode::CompareSwap);
+        if insts.len() > MAX_BODY || !data.insts.iter().all(is_plain) {
+            return None;
+        }
+        match &data.terminator {
+            Terminator::Jump(target) if target.segment == header => break target.args.clone(),
+            Terminator::Call(call) if call.effect != CallEffect::Any => {
+                let call = call.clone();
+                let marker = trace.add_inst(Inst::constant(Type::I1, 1));
+                last = call.resume;
+                insts.push(marker);
+                calls.push((marker, call));
+            }
+            Terminator::Jump(_) | Terminator::Call(_) | Terminator::Switch { .. } | Terminator::Leave(_) => {
+                return None;
+            }
+        }
+    };
+    Some(Body { header, last, params: trace.segments[header].params.clone(), args, insts, calls })
 }

@@ -7,13 +7,14 @@
 //! A cell that H2 carries is a parameter (at first what H has left, next what H2 has left), and a store of F, and of the way back to
 //! the start of the iteration.
 
-use super::STRIP;
 use super::accesses::Accesses;
 use super::bounds::Extent;
+use super::calls::CallSite;
 use super::commit;
 use super::copy::{Copier, Copy};
 use super::counted::Limit;
 use super::windows::{Break, Gap, Window};
+use super::{CALL, STRIP};
 use redmagic_ir::{Address, ExitData, Opcode, Recorded, Type, Value};
 
 /// Everything that is needed to build the nest.
@@ -28,6 +29,8 @@ pub(crate) struct Plan {
     pub insts: Vec<Value>,
     /// Exits of the guards in `insts`.
     pub exits: Vec<(Value, ExitData)>,
+    /// Calls between them.
+    pub calls: Vec<CallSite>,
     /// Computations of F.
     pub last: Vec<Value>,
     /// Stores of F.
@@ -64,6 +67,10 @@ impl Copier<'_, '_> {
             self.scope.stats.loop_refusals.push("nothing gained");
             return None;
         }
+        if self.keeps_too_much(&copy) {
+            self.scope.stats.loop_refusals.push("too many values across calls");
+            return None;
+        }
         let mut params = Vec::new();
         for (at, param) in copy.params.iter().enumerate() {
             if let Some(param) = param {
@@ -84,6 +91,9 @@ impl Copier<'_, '_> {
                 }
             } else if param.is_some() {
                 return None;
+            } else if self.restless[at] {
+                let (root, offset) = self.address_of(atom.class, atom.offset);
+                flush.push((atom.ty, Address::new(root, offset as i32), end, self.recorded[at]));
             }
         }
         let mut back: Vec<Value> = body.args.iter().map(|arg| self.map(&copy, *arg)).collect();
@@ -95,17 +105,19 @@ impl Copier<'_, '_> {
             let slow = copy.breaks.iter().flat_map(|check| &check.slow);
             copy.insts.iter().chain(slow).for_each(|value| self.scope.trace.insts[*value].map_operands(rename));
             copy.exits.iter_mut().for_each(|(_, data)| data.map_values(rename));
+            copy.calls.iter_mut().for_each(|site| site.rename(rename));
             flush.iter_mut().chain(&mut undo).for_each(|store| store.2 = rename(store.2));
             copy.restart.iter_mut().chain(&mut back).for_each(|arg| *arg = rename(*arg));
         }
         let limits = self.limit(&mut copy, &params);
-        let (insts, exits, breaks, restart) = (copy.insts, copy.exits, copy.breaks, copy.restart);
+        let (insts, exits, calls) = (copy.insts, copy.exits, copy.calls);
+        let (breaks, restart) = (copy.breaks, copy.restart);
         let extents = self.extents();
         let mut constants = std::mem::take(&mut self.scope.pool);
         constants.retain(|value| !self.constants_before.contains(value));
         let mut preheader = std::mem::take(&mut self.made);
         preheader.extend(&copy.preheader);
-        let strip = (STRIP / insts.len().max(1) as i64).clamp(64, 60_000);
+        let strip = (STRIP / (insts.len() + CALL * calls.len()).max(1) as i64).clamp(64, 60_000);
         let tick = body.insts.iter().copied().find(|value| self.scope.trace.insts[*value].op == Opcode::Tick);
         let (accesses, windows, gaps) = (self.accesses, self.windows, self.gaps);
         Some(Plan {
@@ -114,6 +126,7 @@ impl Copier<'_, '_> {
             params,
             insts,
             exits,
+            calls,
             last: Vec::new(),
             flush,
             back,

@@ -7,6 +7,7 @@
 //! Worked example: H2 has put off `store [v1 + 8], v5`; a guard in front of the next store there leaves by an exit that
 //! performs it, one behind that store by an exit that performs that one.
 
+use super::calls::above;
 use super::copy::{Copier, Copy};
 use redmagic_ir::{Address, DelayedStore, ExitData, ExitValue, Opcode, Slot, Type, Value};
 
@@ -25,12 +26,7 @@ impl Copier<'_, '_> {
                 continue;
             }
             let Some(value) = copy.cells[at].map(|value| self.scope.resolve(value)) else { continue };
-            // Memory holds what the last iteration has left.
-            if self.through[at] && copy.cells[at] == copy.atoms[at] {
-                continue;
-            }
-            // Memory still holds what H has left.
-            if self.ends[at].map(|end| self.scope.resolve(end)) == Some(value) && !self.carried_atoms[at] {
+            if self.holds(copy, at, value) {
                 continue;
             }
             let (root, offset) = self.address_of(atom.class, atom.offset);
@@ -44,6 +40,17 @@ impl Copier<'_, '_> {
             DelayedStore { ty: late.ty, address: late.address, value }
         }));
         stores
+    }
+
+    /// Whether memory is known to hold what the cell of an atom holds, `value`.
+    pub(super) fn holds(&self, copy: &Copy, at: usize, value: Value) -> bool {
+        if let Some(written) = copy.written[at] {
+            return self.scope.resolve(written) == value;
+        }
+        // What the last iteration has left, or what H has left.
+        let untouched = self.through[at] && copy.cells[at] == copy.atoms[at];
+        let first = self.ends[at].map(|end| self.scope.resolve(end)) == Some(value);
+        untouched || first && !self.carried_atoms[at] && !self.restless[at]
     }
 
     pub(super) fn address_of(&self, class: usize, offset: i64) -> (Value, i64) {
@@ -64,7 +71,7 @@ impl Copier<'_, '_> {
         }
         let height = match exit.get(Slot::RSP) {
             None => self.unlisted,
-            Some(ExitValue::Value(value)) => self.above(value, stack),
+            Some(ExitValue::Value(value)) => above(self.scope.trace, value, stack),
             Some(ExitValue::Const(_) | ExitValue::Recipe(_) | ExitValue::Undefined) => None,
         };
         const RED_ZONE: i64 = 128;
@@ -76,11 +83,14 @@ impl Copier<'_, '_> {
     pub(super) fn is_dead_at_head(&self, at: usize) -> bool {
         let trace = &*self.scope.trace;
         let atom = &self.accesses.atoms[at];
-        for inst in self.body.insts.iter().map(|value| &trace.insts[*value]) {
+        for value in &self.body.insts {
+            let inst = &trace.insts[*value];
             if let Some(exit) = inst.exit() {
                 if !self.is_dead(atom.frame, atom.class, atom.offset, atom.ty, &trace.exits[exit]) {
                     return false;
                 }
+            } else if self.body.calls.iter().any(|(marker, _)| marker == value) {
+                return false;
             } else if let Some(address) = inst.address().filter(|address| !address.index.is_some())
                 && let Some((class, offset)) = self.accesses.place(address.root, i64::from(address.offset))
                 && let Some(found) = self.accesses.atom(class, offset, inst.ty)
@@ -90,17 +100,5 @@ impl Copier<'_, '_> {
             }
         }
         false
-    }
-
-    /// How far `value` is above `stack`, if it is a constant distance from it by definition: what is known of it in one
-    /// iteration does not matter.
-    fn above(&self, mut value: Value, stack: Value) -> Option<i64> {
-        let mut distance = 0i64;
-        while value != stack {
-            let inst = Some(&self.scope.trace.insts[value]).filter(|inst| inst.op == Opcode::Add)?;
-            distance = distance.checked_add(self.scope.as_const(inst.args[1])?)?;
-            value = inst.args[0];
-        }
-        Some(distance)
     }
 }

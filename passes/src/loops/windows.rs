@@ -87,7 +87,7 @@ impl Copier<'_, '_> {
             return Ok(());
         }
         let stores = unbounded.any(|access| access.store);
-        if self.may_wait && (stores || self.sinks && self.loads_are_worth_it()) {
+        if self.may_wait && self.body.calls.is_empty() && (stores || self.sinks && self.loads_are_worth_it()) {
             if self.find_windows().is_some() && self.scope.stats.may("kept apart") {
                 self.sinks = true;
                 return Ok(());
@@ -315,10 +315,10 @@ impl Copier<'_, '_> {
     /// Stores the atoms that are stored in each iteration.
     pub(super) fn write_through(&mut self, copy: &mut Copy) {
         for at in 0..self.through.len() {
-            if !self.through[at] || !self.waits(at) || copy.cells[at] == copy.atoms[at] {
+            let Some(value) = copy.cells[at].map(|value| self.scope.resolve(value)) else { continue };
+            if !self.through[at] || !self.waits(at) || self.holds(copy, at, value) {
                 continue;
             }
-            let Some(value) = copy.cells[at].map(|value| self.scope.resolve(value)) else { continue };
             let atom = self.accesses.atoms[at];
             let (root, offset) = self.address_of(atom.class, atom.offset);
             let store = Inst::store(atom.ty, Address::new(root, offset as i32), value);

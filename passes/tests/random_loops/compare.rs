@@ -17,7 +17,11 @@ pub fn run(trace: &Trace, start: &World, fuel: u64) -> Option<End> {
     let mut machine = Machine::new(trace);
     let mut outcome = machine.enter(trace, &mut world, fuel).ok()?;
     while let Outcome::Call { resume, .. } = outcome {
-        world.call();
+        let mut calls = trace.segments.values().filter_map(|segment| match &segment.terminator {
+            Terminator::Call(call) if call.resume == resume => Some(call.effect),
+            Terminator::Call(_) | Terminator::Jump(_) | Terminator::Switch { .. } | Terminator::Leave(_) => None,
+        });
+        world.call(calls.next()?);
         outcome = machine.resume(trace, resume, &mut world, fuel).ok()?;
     }
     match outcome {

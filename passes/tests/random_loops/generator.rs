@@ -1,6 +1,6 @@
 //! The generator: it executes what it appends.
 
-use super::world::{ARENA, ARENA_BYTES, BOUND, COUNT, POINTERS, STACK, World, world};
+use super::world::{ARENA, ARENA_BYTES, BOUND, COUNT, ERRNO, FS, INT, POINTERS, STACK, World, has_frames, world};
 use redmagic_ir::eval::Guest;
 use redmagic_ir::sandbox::{Choices, interesting};
 use redmagic_ir::*;
@@ -16,6 +16,8 @@ pub struct Generator {
     values: Vec<Value>,
     pointers: Vec<Value>,
     stack: Value,
+    /// Leads to an `int`, which may be `errno`.
+    int: Value,
     /// Slots that parameters carry.
     dirty: Vec<Slot>,
     /// How far the stack pointer may be below its value at entry where the loop begins.
@@ -23,6 +25,8 @@ pub struct Generator {
     /// Whether there are accesses below the stack pointer.
     frames: bool,
     loads_without_bounds: bool,
+    /// Whether the loop makes calls.
+    calls: bool,
 }
 
 impl Generator {
@@ -356,6 +360,13 @@ impl Generator {
     }
 
     fn step(&mut self) {
+        if self.calls && self.random(12) == 0 {
+            return match self.random(4) {
+                0 | 1 => self.call_inside(),
+                2 => self.swing(),
+                _ => self.update_int(),
+            };
+        }
         match self.random(26) {
             0..=5 => self.pure(),
             24 => self.bounded(),
@@ -397,8 +408,12 @@ impl Generator {
 
     /// Reads of slots, and some more.
     fn entry(&mut self) {
-        for slot in [Slot::RSP, COUNT, BOUND, Slot::RDX, Slot::gpr(10), Slot::xmm(0, 0), Slot::FS] {
+        for slot in [Slot::RSP, COUNT, BOUND, Slot::RDX, Slot::gpr(10), Slot::xmm(0, 0), Slot::FS, INT] {
             let value = self.append(Inst::slot_read(slot));
+            if slot == INT {
+                self.int = value;
+                self.values.pop();
+            }
             if slot == Slot::RSP {
                 self.stack = value;
             }
@@ -437,11 +452,67 @@ impl Generator {
         let call = Call { state, target, return_address, effect: CallEffect::Any, resume };
         self.trace.segments[self.segment].terminator = Terminator::Call(call);
         self.segment = resume;
-        self.world.call();
+        self.world.call(CallEffect::Any);
         for slot in [Slot::RSI, Slot::RDI] {
             let value = self.append(Inst::slot_read(slot));
             self.pointers.insert(0, value);
         }
+    }
+
+    /// A residual call in the loop, most often of a callee that leaves memory alone.
+    fn call_inside(&mut self) {
+        let target = self.constant(Type::I64, 0x9000);
+        let return_address = self.constant(Type::I64, 0x9999);
+        let state = self.exit();
+        for (slot, value) in self.trace.exits[state].slots.clone() {
+            let held = match value {
+                ExitValue::Value(value) => self.held(value),
+                ExitValue::Const(imm) => imm as u64,
+                ExitValue::Recipe(_) | ExitValue::Undefined => unreachable!("exits have none yet"),
+            };
+            self.world.set_slot(slot, held);
+        }
+        let effects = [CallEffect::Reads, CallEffect::Reads, CallEffect::Errno, CallEffect::None, CallEffect::None];
+        let effect = if self.random(16) == 0 { CallEffect::Any } else { self.pick(&effects) };
+        let resume = self.trace.add_segment();
+        let call = Call { state, target, return_address, effect, resume };
+        self.trace.segments[self.segment].terminator = Terminator::Call(call);
+        self.segment = resume;
+        self.world.call(effect);
+        let slot = self.pick(&[Slot::gpr(11), Slot::RDX, Slot::xmm(0, 0)]);
+        self.append(Inst::slot_read(slot));
+        if self.random(3) == 0 {
+            let value = self.append(Inst::slot_read(Slot::RSI));
+            self.pointers.push(value);
+        }
+    }
+
+    /// What is as wide as `errno`, and may be that.
+    fn update_int(&mut self) {
+        let place = Address::new(self.int, 0);
+        let old = self.append(Inst::load(Type::I32, place));
+        if self.random(3) > 0 {
+            let by = self.of_type(Type::I32);
+            let new = self.binary(Opcode::Add, old, by);
+            self.append(Inst::store(Type::I32, place, new));
+        }
+    }
+
+    /// A cell that is one thing for a callee, and the same as ever behind the call: what interpreters do to their own state.
+    fn swing(&mut self) {
+        let place = self.place();
+        let usual = self.of_type(Type::I64);
+        let other = self.of_type(Type::I64);
+        self.append(Inst::store(Type::I64, place, other));
+        self.call_inside();
+        if self.random(2) == 0 {
+            (0..self.random(3)).for_each(|_| self.pure());
+            let imm = self.held(other) as i64;
+            let (other, same) = (self.append(Inst::load(Type::I64, place)), self.constant(Type::I64, imm));
+            let test = self.compare(Opcode::Eq, other, same);
+            self.guard(test);
+        }
+        self.append(Inst::store(Type::I64, place, usual));
     }
 
     /// The loop.
@@ -546,11 +617,16 @@ impl Generator {
             values: Vec::new(),
             pointers: Vec::new(),
             stack: Value::NONE,
+            int: Value::NONE,
             dirty: Vec::new(),
             depth: 0,
-            frames: seed % 3 == 1,
+            frames: has_frames(seed),
             loads_without_bounds: seed.is_multiple_of(2),
+            calls: seed % 4 == 3,
         };
+        if g.calls && g.random(2) == 0 {
+            g.trace.errno = Some(ERRNO.wrapping_sub(FS) as i64);
+        }
         g.entry();
         if g.random(8) == 0 {
             g.call();

@@ -2,7 +2,7 @@
 
 use redmagic_ir::eval::{Fault, Guest};
 use redmagic_ir::sandbox::{interesting, mix};
-use redmagic_ir::{FLAGS_MASK, NativeOp, Slot};
+use redmagic_ir::{CallEffect, FLAGS_MASK, NativeOp, Slot};
 use std::collections::BTreeMap;
 
 pub const ARENA: u64 = 0x10_0000;
@@ -19,6 +19,17 @@ pub const POINTERS: [Slot; 6] = [Slot::RBX, Slot::RBP, Slot::RSI, Slot::RDI, Slo
 pub const COUNT: Slot = Slot::RAX;
 /// The register that bounds indices.
 pub const BOUND: Slot = Slot::RCX;
+
+/// The fs base, and where `errno` is.
+pub const FS: u64 = ARENA + 0x700;
+pub const ERRNO: u64 = ARENA - 0x100;
+/// The register that leads to an `int`, mostly another one.
+pub const INT: Slot = Slot::gpr(12);
+
+/// Whether the loop of a seed has accesses below the stack pointer.
+pub fn has_frames(seed: u64) -> bool {
+    seed % 3 == 1
+}
 
 /// A guest with fast memory.
 #[derive(Clone, PartialEq)]
@@ -52,11 +63,21 @@ impl World {
         word.to_le_bytes().iter().enumerate().for_each(|(at, byte)| self.set_byte(address + at as u64, *byte));
     }
 
-    /// What a callee does that keeps the registers that callees keep.
-    pub fn call(&mut self) {
+    /// What a callee does that keeps the registers that callees keep. What it returns depends on all memory that is in use.
+    pub fn call(&mut self, effect: CallEffect) {
+        let stack = self.slot(Slot::RSP);
+        let live = (stack..STACK_START + STACK_BYTES).chain(ARENA..ARENA + ARENA_BYTES);
+        let seen = live.fold(0, |seen: u64, address| mix(seen, u64::from(self.byte(address))));
         for slot in Slot::all().filter(|slot| slot.is_writable() && !slot.is_callee_saved()) {
             let old = self.slot(slot);
-            self.set_slot(slot, if slot == COUNT || slot == BOUND { old } else { pointer(old >> 3) });
+            self.set_slot(slot, if slot == COUNT || slot == BOUND { old } else { pointer((old ^ seen) >> 3) });
+        }
+        if effect != CallEffect::Any {
+            if effect == CallEffect::Errno {
+                (0..4).for_each(|at| self.set_byte(ERRNO + at, mix(seen, at) as u8));
+            }
+            (1..=64).for_each(|below| self.set_byte(stack.wrapping_sub(below), mix(stack, below) as u8));
+            return;
         }
         for address in (ARENA..ARENA + ARENA_BYTES).step_by(40) {
             self.set_byte(address, mix(9, address) as u8 & 7);
@@ -127,7 +148,14 @@ pub fn world(seed: u64, number: u64) -> World {
     world.set_slot(COUNT, count);
     world.set_slot(BOUND, if number == 0 { 16 } else { [16, 16, 8, 7, 1, 0, 31, 12][random(61) as usize & 7] });
     world.set_slot(Slot::RSP, STACK);
-    world.set_slot(Slot::FS, ARENA + 0x700);
+    world.set_slot(Slot::FS, FS);
+    let int = match number % 4 {
+        2 => ERRNO,
+        // In the frame of a callee.
+        3 if !has_frames(seed) => STACK - 0x20,
+        _ => ARENA + 0x480,
+    };
+    world.set_slot(INT, int);
     for word in 0..ARENA_BYTES / 8 {
         let random = mix(mix(seed, if random(word + 100).is_multiple_of(16) { number } else { 0 }), 2000 + word);
         let value = match random & 7 {
