@@ -16,7 +16,7 @@ use crate::shapes::{Places, Shapes};
 use crate::values::{self, Varied};
 use iced_x86::Instruction;
 use redmagic_backend::{Backend, Options};
-use redmagic_ir::{Entity, Exit, Inst, Opcode, Trace, Type, Value};
+use redmagic_ir::{Exit, Inst, Opcode, Segment, Terminator, Trace, Type, Value};
 use redmagic_passes::Pipeline;
 use std::cell::Cell;
 
@@ -261,8 +261,24 @@ pub fn force(trace: &mut Trace, number: usize) -> Option<Exit> {
     let constant = trace.add_inst(Inst::constant(Type::I1, i64::from(fails)));
     trace.insts[value].args[0] = constant;
     trace.segments[segment].insts.insert(at, constant);
-    debug_assert!(segment.index() < trace.segments.len());
+    lead_to(trace, segment);
     trace.insts[value].exit()
+}
+
+/// Makes the switch that leads to `segment` only if it fails lead there, and so on: what finds out beside the path which guard
+/// fails.
+fn lead_to(trace: &mut Trace, segment: Segment) {
+    for from in trace.segments.keys().collect::<Vec<_>>() {
+        if let Terminator::Switch { value, cases, default } = &trace.segments[from].terminator
+            && trace.ty(*value) == Type::I1
+            && let [(1, _)] = cases[..]
+            && default.segment == segment
+            && default.args.is_empty()
+        {
+            trace.segments[from].terminator = Terminator::Jump(default.clone());
+            lead_to(trace, from);
+        }
+    }
 }
 
 /// Makes a `compare_swap` find something else, as if another thread had been there.

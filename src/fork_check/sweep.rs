@@ -30,8 +30,11 @@ use crate::recorder::slots::Kind;
 use crate::runtime::Runtime;
 use crate::stats::COUNTERS;
 use crate::thread::Thread;
-use redmagic_ir::{Address, Entity, ExitValue, FLAGS_MASK, Inst, Opcode, Slot, Trace, Type, Value};
+use redmagic_ir::{
+    Address, Entity, ExitValue, FLAGS_MASK, Inst, Map, Opcode, Segment, Slot, Terminator, Trace, Type, Value,
+};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// The number of the guard that fails.
@@ -50,7 +53,9 @@ pub fn let_guards_fail(trace: &mut Trace) -> usize {
     let swaps: HashMap<Value, usize> =
         numbered.filter_map(|(number, guard)| Some((trace.swap_of(guard)?, number))).collect();
     let mut guards = 0;
+    let mut first = Map::filled(trace.segments.len() + 1, 0);
     for segment in trace.segments.keys().collect::<Vec<_>>() {
+        first[segment] = guards;
         let old = std::mem::take(&mut trace.segments[segment].insts);
         for value in old {
             let inst = trace.insts[value];
@@ -74,7 +79,31 @@ pub fn let_guards_fail(trace: &mut Trace) -> usize {
             trace.segments[segment].insts.push(value);
         }
     }
+    first[Segment::from_index(trace.segments.len())] = guards;
+    let end = |segment: Segment| Segment::from_index(segment.index() + 1);
+    lead_beside(trace, chosen, |segment| first[segment]..first[end(segment)]);
     guards
+}
+
+/// Makes each switch that leads to guards only if it fails lead there, if one of them is chosen: what finds out beside the path
+/// which guard fails.
+fn lead_beside(trace: &mut Trace, chosen: Value, guards: impl Fn(Segment) -> Range<usize>) {
+    for segment in trace.segments.keys().collect::<Vec<_>>() {
+        let Terminator::Switch { value, cases, default } = &trace.segments[segment].terminator else { continue };
+        let (value, range) = (*value, guards(default.segment));
+        if trace.ty(value) != Type::I1 || !matches!(cases[..], [(1, _)]) || !default.args.is_empty() || range.is_empty()
+        {
+            continue;
+        }
+        let from = trace.append(segment, Inst::constant(Type::I64, range.start as i64));
+        let count = trace.append(segment, Inst::constant(Type::I64, range.len() as i64));
+        let place = trace.append(segment, Inst::binary(Opcode::Sub, Type::I64, chosen, from));
+        let elsewhere = trace.append(segment, Inst::binary(Opcode::Ule, Type::I1, count, place));
+        let both = trace.append(segment, Inst::binary(Opcode::And, Type::I1, value, elsewhere));
+        if let Terminator::Switch { value, .. } = &mut trace.segments[segment].terminator {
+            *value = both;
+        }
+    }
 }
 
 /// A child that has left by an exit.

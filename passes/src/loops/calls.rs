@@ -1,8 +1,8 @@
 //! Residual calls in loops: of callees that leave the memory of the trace alone.
 //!
 //! # Invariants
-//! - At a call memory is complete: what is not there yet is stored first, each cell at
-//!   a place of its own. Nothing of ours is lost if the callee never returns, or the guest goes on without us.
+//! - At a call memory is complete: what is not there yet is stored first, each cell at a place of its own. Nothing of ours is
+//!   lost if the callee never returns, or the guest goes on without us.
 //! - A callee may overwrite what lies below the stack pointer, and `errno`, an `int` that is never accessed together with
 //!   anything else. Such cells are not kept in registers; that what is reached by other roots does not lie there is checked behind H,
 //!   if it is known where `errno` is, from the fs base.
@@ -72,14 +72,15 @@ pub(super) fn respect(trace: &Trace, body: &Body, accesses: &mut Accesses) -> Op
     let height = |state| stack_of(trace, state, stack, context);
     let floor =
         body.calls.iter().map(|(_, call)| height(call.state)).collect::<Option<Vec<i64>>>()?.into_iter().max()?;
-    let own = accesses.of_root(stack);
+    let on_stack = accesses.of_root(stack);
     let sets_errno = body.calls.iter().any(|(_, call)| call.effect == CallEffect::Errno);
     let fs = trace.segments[trace.entry()].insts.iter().filter(|value| trace.insts[**value].slot() == Some(Slot::FS));
     let of_fs: Vec<Option<usize>> = fs.map(|root| accesses.of_root(*root).map(|(class, _)| class)).collect();
     for atom in &mut accesses.atoms {
         let unchecked = of_fs.contains(&Some(atom.class)) || trace.errno.is_none();
         let may_be_errno = sets_errno && unchecked && !atom.frame && atom.ty.bytes() <= ERRNO_BYTES;
-        let below = own.is_some_and(|(class, delta)| class == atom.class && atom.offset - delta < floor);
+        let below =
+            on_stack.is_some_and(|(class, delta)| class == atom.class && atom.offset.wrapping_sub(delta) < floor);
         atom.clean &= !may_be_errno && !below;
     }
     accesses.zone = Some(Zone { stack, floor, errno: trace.errno.filter(|_| sets_errno) });

@@ -359,7 +359,7 @@ impl Checks<'_> {
     fn outside_frames(&mut self, class: &Class, zone: Zone) {
         let length = class.high - class.low;
         let distance = self.binary(Opcode::Sub, Type::I64, class.members[0].0, zone.stack);
-        let distance = self.offset(distance, class.low - zone.floor);
+        let distance = self.offset(distance, class.low.wrapping_sub(zone.floor));
         let limit = self.constant(-(length + LARGEST_FRAMES));
         let apart = self.binary(Opcode::Ule, Type::I1, distance, limit);
         self.require(apart);

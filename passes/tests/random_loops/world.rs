@@ -26,11 +26,6 @@ pub const ERRNO: u64 = ARENA - 0x100;
 /// The register that leads to an `int`, mostly another one.
 pub const INT: Slot = Slot::gpr(12);
 
-/// Whether the loop of a seed has accesses below the stack pointer.
-pub fn has_frames(seed: u64) -> bool {
-    seed % 3 == 1
-}
-
 /// A guest with fast memory.
 #[derive(Clone, PartialEq)]
 pub struct World {
@@ -149,13 +144,7 @@ pub fn world(seed: u64, number: u64) -> World {
     world.set_slot(BOUND, if number == 0 { 16 } else { [16, 16, 8, 7, 1, 0, 31, 12][random(61) as usize & 7] });
     world.set_slot(Slot::RSP, STACK);
     world.set_slot(Slot::FS, FS);
-    let int = match number % 4 {
-        2 => ERRNO,
-        // In the frame of a callee.
-        3 if !has_frames(seed) => STACK - 0x20,
-        _ => ARENA + 0x480,
-    };
-    world.set_slot(INT, int);
+    world.set_slot(INT, if number % 4 == 2 { ERRNO } else { ARENA + 0x480 });
     for word in 0..ARENA_BYTES / 8 {
         let random = mix(mix(seed, if random(word + 100).is_multiple_of(16) { number } else { 0 }), 2000 + word);
         let value = match random & 7 {
