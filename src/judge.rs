@@ -6,11 +6,12 @@
 //!
 //! # States of a loop
 //! ```text
-//! cold ─► Interpreting ─► Measured ─► Trial: with, without, with, without, … ─► Kept ─► Trial again, much later
+//! cold ─► Interpreting ─► Measured ─► Trial: with, without, without, with, … ─► Kept ─► Trial again, much later
 //!            ▲                          │
 //!            └──────── dropped ◄────────┘
 //! ```
-//! A trial compares windows that follow each other, because what the loop does changes with time. For windows without, the
+//! A trial compares windows that follow each other, because what the loop does changes with time. Neither kind comes first more
+//! often than the other: where every pass takes less than the one before, the later windows would win. For windows without, the
 //! trace is set aside: its loop has no function, nothing leads there, and threads that are in it leave by the meter.
 //!
 //! # Invariants
@@ -41,6 +42,8 @@ const MOST_PASSES: i64 = 1 << 16;
 /// What a window of a trial takes, in nanoseconds, if that is possible. In shorter ones the way into a trace and out of it,
 /// and what caches and branch predictors forget meanwhile, hides what the trace saves.
 const WINDOW_NS: u64 = 400_000;
+/// Passes take less than when their number was found, if a window without the trace takes less than such a part of that.
+const SHORTER: u64 = 4;
 /// Windows of either kind in a trial. The longest of each does not count: something may have disturbed it.
 const ROUNDS: u32 = 5;
 /// From the first trial of a loop to the next, in windows.
@@ -113,6 +116,11 @@ fn overhead() -> u64 {
     COUNTERS.recording_ns.load(Relaxed) + COUNTERS.compile_ns.load(Relaxed)
 }
 
+/// How many passes make a window, if one takes so many picoseconds.
+fn passes_in_window(pass: u64) -> i64 {
+    ((WINDOW_NS * 1000 / pass.max(1)) as i64).clamp(PASSES, MOST_PASSES)
+}
+
 /// Times of windows, in picoseconds per pass.
 #[derive(Clone, Copy, Default)]
 struct Times {
@@ -150,8 +158,8 @@ struct Trial {
     /// The windows with the trace, and without it.
     traced: Times,
     interpreted: Times,
-    /// Windows with the trace so far.
-    rounds: u32,
+    /// Windows that were closed.
+    windows: u32,
     phase: Phase,
     /// From this trial to the next, in passes.
     distance: i64,
@@ -167,12 +175,24 @@ impl Trial {
             passes,
             traced: Times::default(),
             interpreted: Times::default(),
-            rounds: 0,
+            windows: 0,
             phase: Phase::With(Window::open()),
             distance,
             recordings: recordings(),
             early: 0,
         }
+    }
+
+    /// The same trial from its start, if windows of passes that take `time` picoseconds would be too short.
+    fn with_longer_windows(&self, time: u64) -> Option<Trial> {
+        let passes = passes_in_window(time);
+        let is_short = self.passes.saturating_mul(SHORTER as i64) < passes;
+        is_short.then(|| Trial { early: self.early, ..Trial::new(passes, self.distance.max(passes * DISTANCE)) })
+    }
+
+    /// Whether the next window is one with the trace; `None` if there is none.
+    fn next_has_trace(&self) -> Option<bool> {
+        (self.windows < 2 * ROUNDS).then_some(matches!(self.windows % 4, 0 | 3))
     }
 
     /// What the trace will have saved until the next trial, in nanoseconds.
@@ -265,20 +285,20 @@ pub fn hot(runtime: &'static Runtime, own: &'static Loop) -> Hot {
 fn without(runtime: &'static Runtime, shared: &mut Shared, own: &'static Loop, mut trial: Trial) -> Hot {
     let (function, window) = match trial.phase {
         Phase::With(_) => return Hot::Wait,
-        Phase::Aside(function) => {
-            let_pass(runtime, own, trial.passes as u32);
-            trial.phase = Phase::Without(function, Window::open());
-            shared.docket.0.insert(own.number, State::Trial(trial));
-            return Hot::Wait;
-        }
+        Phase::Aside(function) => return begin_without(runtime, shared, own, function, trial),
         Phase::Without(function, window) => (function, window),
     };
     let early = trial.recordings != recordings() && trial.early < PATIENCE;
     match window.close(trial.passes) {
         None => keep_unjudged(shared, own),
+        Some(time) if let Some(trial) = trial.with_longer_windows(time) => with(shared, own, trial),
         Some(time) => {
             trial.interpreted.add(time);
-            if trial.rounds < ROUNDS {
+            trial.windows += 1;
+            if let Some(has_trace) = trial.next_has_trace() {
+                if !has_trace {
+                    return begin_without(runtime, shared, own, function, trial);
+                }
                 with(shared, own, trial);
             } else if !trial.pays() && early {
                 with(shared, own, Trial { early: trial.early + 1, ..Trial::new(trial.passes, trial.distance) });
@@ -289,6 +309,20 @@ fn without(runtime: &'static Runtime, shared: &mut Shared, own: &'static Loop, m
     }
     runtime.lead(own, function);
     Hot::Enter(function)
+}
+
+/// Begins a window without the trace, which has this function.
+fn begin_without(
+    runtime: &'static Runtime,
+    shared: &mut Shared,
+    own: &'static Loop,
+    function: u64,
+    mut trial: Trial,
+) -> Hot {
+    let_pass(runtime, own, trial.passes as u32);
+    trial.phase = Phase::Without(function, Window::open());
+    shared.docket.0.insert(own.number, State::Trial(trial));
+    Hot::Wait
 }
 
 /// Threads share the loop, so that no window is of one thread: its trace stays.
@@ -339,8 +373,7 @@ pub fn discourage(own: &Loop) {
 pub fn installed(runtime: &Runtime, shared: &mut Shared, own: &'static Loop) {
     match shared.docket.0.remove(&own.number) {
         Some(State::Measured(interpreted)) if is_judging(runtime, shared) => {
-            let passes = (WINDOW_NS * 1000 / interpreted.max(1)) as i64;
-            let passes = passes.clamp(PASSES, MOST_PASSES);
+            let passes = passes_in_window(interpreted);
             // The first window is not timed: what is new is slow, and this time is the compiler's.
             shared.docket.0.insert(own.number, State::Kept(passes, passes * DISTANCE));
             meter(own).store(passes, Relaxed);
@@ -363,7 +396,11 @@ pub fn ran_out(runtime: &'static Runtime, own: &'static Loop) -> bool {
                 return own.function.load(Relaxed) != 0;
             };
             trial.traced.add(time);
-            trial.rounds += 1;
+            trial.windows += 1;
+            if trial.next_has_trace() == Some(true) {
+                with(shared, own, trial);
+                return own.function.load(Relaxed) != 0;
+            }
             trial.phase = Phase::Aside(runtime.set_aside(shared, own));
             own.heat.store(0, Relaxed);
             meter(own).store(0, Relaxed);
@@ -390,6 +427,31 @@ mod tests {
     fn the_longest_window_does_not_count() {
         assert!(trial(&[50, 50, 9000, 50, 50], &[100; 5]).pays());
         assert!(!trial(&[50, 50, 9000, 9000, 50], &[100; 5]).pays());
+    }
+
+    #[test]
+    fn windows_are_as_long_as_they_have_to_be() {
+        let trial = Trial::new(PASSES, PASSES * DISTANCE);
+        assert!(trial.with_longer_windows(WINDOW_NS * 1000 / PASSES as u64).is_none());
+        let longer = trial.with_longer_windows(100_000).expect("a window of 6.4 microseconds");
+        assert_eq!((longer.passes, longer.distance), (4000, 4000 * DISTANCE));
+        assert!(longer.with_longer_windows(100_000).is_none());
+        let longest = trial.with_longer_windows(1).expect("the same");
+        assert_eq!(longest.passes, MOST_PASSES);
+        assert!(longest.with_longer_windows(0).is_none());
+    }
+
+    #[test]
+    fn a_trend_decides_nothing() {
+        for (name, time) in [("falls", (|at| 200 - 7 * at) as fn(u64) -> u64), ("rises", |at| 100 + 7 * at)] {
+            let mut trial = Trial::new(PASSES, 1_000_000);
+            while let Some(has_trace) = trial.next_has_trace() {
+                let times = if has_trace { &mut trial.traced } else { &mut trial.interpreted };
+                times.add(time(u64::from(trial.windows)));
+                trial.windows += 1;
+            }
+            assert_eq!(trial.traced.sum(), trial.interpreted.sum(), "{name}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! # A tour
 //! - [`capi`]: the functions of the header. `stubs`: the machine code that anchors, traces and returns run through.
 //! - `entry`: what happens at an anchor, at an exit, when a residual call returns. `runtime`: the state behind it. `heat`:
-//!   when what is tried. `judge`: whether it was worth it; `budget`: what may be spent.
+//!   when what is tried. `ballot`: which path is compiled. `judge`: whether it was worth it; `budget`: what may be spent.
 //! - `calls`: residual calls that the library makes itself.
 //! - `recorder`: executes and logs the guest's instructions. `compile`: from a log to a `unit` of code. `check`:
 //!   replays a recording on its trace. `fork_check`: compares one compiled iteration with native execution.
@@ -22,6 +22,7 @@
 #![deny(unsafe_code)]
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
+mod ballot;
 mod budget;
 mod calls;
 pub mod capi;

@@ -133,6 +133,7 @@ impl Shared {
             batch.loops.into_iter().partition(|retired| retired.is_named() || origins.contains(&retired.number));
         for retired in unnamed {
             self.docket.strike(retired);
+            self.ballots.close(retired);
             // SAFETY: it was retired; no thread can have it from where it was found, and nothing names it.
             unsafe { loops::free(retired) };
         }

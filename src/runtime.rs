@@ -11,6 +11,7 @@
 //! looks at the loop and puts the counter up again, unless a loop with a trace shares it: then it is *pinned*, and
 //! every pass comes here, where finding the trace takes a few nanoseconds.
 
+use crate::ballot::Ballots;
 use crate::compile::{Compiled, Failure};
 use crate::declared::Declared;
 use crate::exits::ExitRecord;
@@ -149,6 +150,8 @@ pub struct Shared {
     pub wasted: u64,
     /// What is known of the loops' times.
     pub docket: Docket,
+    /// The paths that loops were recorded on.
+    pub ballots: Ballots,
     reasons: BTreeMap<String, u64>,
 }
 
@@ -234,6 +237,7 @@ impl Runtime {
                 saved: 0,
                 wasted: 0,
                 docket: Docket::default(),
+                ballots: Ballots::default(),
                 reasons: BTreeMap::new(),
             }),
         })
@@ -556,6 +560,7 @@ impl Runtime {
                 }
                 own.heat.store(i32::try_from(self.hot_loop()).unwrap_or(i32::MAX), Relaxed);
                 shared.docket.strike(own);
+                shared.ballots.close(own);
             }
             unit.records.iter().for_each(|record| record.next.store(to_library, Release));
         }

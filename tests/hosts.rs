@@ -11,6 +11,7 @@ mod support;
 #[path = "hosts/sweeps.rs"]
 mod sweeps;
 
+use std::collections::BTreeSet;
 use support::Link::{Noop, Shared, Static};
 use support::{Build, Link, bug, compare, difference, run_with, seed, thresholds};
 
@@ -119,6 +120,24 @@ fn loops_are_judged() {
         assert_eq!((&*outcome.end, &outcome.output), ("exit 0", &expected), "{outcome:#?}");
         assert!(outcome.errors.contains(" ps with its trace, "), "no verdict at {hot_loop}: {outcome:#?}");
     }
+}
+
+/// The traces of loops of several paths are those of the usual path, if there is time to find out which that is.
+#[test]
+fn the_usual_path_is_compiled() {
+    let program = Build::new("tests/hosts", &["usual.c"], "-O2", Static).build();
+    let paths = |hot_loop: &str| {
+        let recorded = |rare: u32| {
+            let settings = [("REDMAGIC_HOT_LOOP", hot_loop), ("REDMAGIC_LOG", "2"), ("REDMAGIC_COMPILE_SHARE", "0")];
+            let settings = settings.map(|(name, value)| (name, value.to_owned()));
+            let outcome = run_with(&program, &settings, &[rare.to_string()]);
+            let line = outcome.errors.lines().find(|line| line.contains("trace 0: loop 0 "));
+            let words = line.and_then(|line| line.split(": ").nth(3)).unwrap_or_else(|| panic!("{outcome:#?}"));
+            words.split(' ').next().unwrap().to_owned()
+        };
+        (0..16).map(recorded).collect::<BTreeSet<_>>().len()
+    };
+    assert_eq!(["60", "200", "1000"].map(paths), [2, 1, 1]);
 }
 
 #[test]
