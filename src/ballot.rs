@@ -26,8 +26,6 @@ const MOST: usize = 10;
 /// From one recording to the next, in passes: what programs do has short periods, and a multiple of twelve and one gets on by
 /// one in periods of 2, 3, 4, 6 and 12.
 const BETWEEN: [u32; 3] = [13, 37, 49];
-/// Longer paths, in instructions, do not vote: they seldom repeat, and a recording takes milliseconds.
-const LONGEST: usize = 5_000;
 /// Loops that are hot sooner are recorded once.
 pub const LEAST_HEAT: u32 = 64;
 
@@ -38,7 +36,7 @@ pub struct Ballots(HashMap<u32, Vec<u64>>);
 impl Ballots {
     /// A recording of a loop votes. Returns how many passes later the next one begins, if this one is not to be compiled.
     pub fn vote(&mut self, own: &Loop, log: &[Entry]) -> Option<u32> {
-        if log.len() > LONGEST { None } else { self.count(own.number, path(log)) }
+        self.count(own.number, path(log))
     }
 
     fn count(&mut self, number: u32, path: u64) -> Option<u32> {
