@@ -13,8 +13,13 @@
 //! A loop over numbers does more for primes, and its first recording sees 269, the second 282, the third 319, the fourth 368.
 //! The last three took one path, and the fourth recording is compiled.
 
+use crate::compile::End;
+use crate::entry::describe;
+use crate::heat::{LEAST_HEAT, let_pass};
 use crate::loops::Loop;
+use crate::recorder::Recorder;
 use crate::recorder::log::Entry;
+use crate::runtime::Runtime;
 use std::collections::HashMap;
 
 /// Votes that a path needs.
@@ -26,19 +31,27 @@ const MOST: usize = 10;
 /// From one recording to the next, in passes: what programs do has short periods, and a multiple of twelve and one gets on by
 /// one in periods of 2, 3, 4, 6 and 12.
 const BETWEEN: [u32; 3] = [13, 37, 49];
-/// Loops that are hot sooner are recorded once.
-pub const LEAST_HEAT: u32 = 64;
 
 /// The paths that loops were recorded on, by their numbers.
 #[derive(Default)]
 pub struct Ballots(HashMap<u32, Vec<u64>>);
 
-impl Ballots {
-    /// A recording of a loop votes. Returns how many passes later the next one begins, if this one is not to be compiled.
-    pub fn vote(&mut self, own: &Loop, log: &[Entry]) -> Option<u32> {
-        self.count(own.number, path(log))
-    }
+/// A recording has ended; if it is one of a loop, it votes. Returns whether another one is needed, which comes a few passes later.
+pub fn needs_another(runtime: &'static Runtime, recorder: &Recorder, end: End) -> bool {
+    let Some(own) = recorder.origin.anchor().filter(|_| runtime.hot_loop() >= LEAST_HEAT) else { return false };
+    let path = path(&recorder.log);
+    let Some(passes) = runtime.lock().ballots.count(own.number, path) else { return false };
+    let cause = "recorded again to find the usual path";
+    let detail = format!("{}: {cause} after {} instructions", describe(&recorder.origin), recorder.log.len());
+    runtime.note(3, cause, &detail);
+    // A recording that came round has met the anchor of the next pass.
+    let_pass(runtime, own, passes - u32::from(end == End::Loop));
+    true
+}
 
+impl Ballots {
+    /// Counts a vote of the loop with this number. Returns how many passes later the next recording begins, if this one is not
+    /// to be compiled.
     fn count(&mut self, number: u32, path: u64) -> Option<u32> {
         let votes = self.0.entry(number).or_default();
         if votes.len() < MOST {
@@ -91,6 +104,21 @@ mod tests {
         let mut ballots = Ballots::default();
         let mut vote = |path| ballots.count(5, path).is_none();
         assert_eq!([1, 1, 1, 2, 1].map(&mut vote), [false, false, true, false, true]);
+    }
+
+    /// A path that every `period`-th pass takes is not the usual one, whichever pass the first recording sees.
+    #[test]
+    fn what_is_rare_in_a_short_period_is_not_compiled() {
+        for (period, first) in
+            [3, 4, 5, 6, 7, 8, 12, 16].into_iter().flat_map(|period| (0..period).map(move |at| (period, at)))
+        {
+            let (mut ballots, mut pass) = (Ballots::default(), first);
+            let is_rare = |pass: u32| pass.is_multiple_of(period);
+            while let Some(passes) = ballots.count(5, u64::from(is_rare(pass))) {
+                pass += passes;
+            }
+            assert!(!is_rare(pass), "one of {period}, from {first} on");
+        }
     }
 
     #[test]

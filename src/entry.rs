@@ -11,7 +11,7 @@
 //! left on any stack; [`recorder_returned`] goes on. When the loop closes, it is compiled, linked to its anchor, and
 //! entered.
 
-use crate::ballot::LEAST_HEAT;
+use crate::ballot;
 use crate::calls::{self, describe_call, make_call_plainly};
 use crate::compile::{self, Compiled, End, Failure, complete_context};
 use crate::context::Context;
@@ -19,7 +19,7 @@ use crate::exit_table::Link;
 use crate::exits::ExitRecord;
 use crate::fork_check::{Trial, try_out};
 use crate::functions::Treatment;
-use crate::heat::{LATER, come_back, cool_exit, heat_up, leave_alone, let_pass, pause, penalise, postpone, retry};
+use crate::heat::{LATER, come_back, cool_exit, heat_up, leave_alone, pause, penalise, postpone, retry};
 use crate::judge::{self, Hot};
 use crate::loops::Loop;
 use crate::memory::{self, SignalsBlocked, read_word};
@@ -321,13 +321,8 @@ pub fn describe(origin: &Origin) -> String {
 fn finish(runtime: &'static Runtime, thread: &mut Thread, end: End) -> Next {
     let _blocked = SignalsBlocked::new();
     let Some(recorder) = thread.take_recorder() else { return leave_anywhere(runtime, &thread.context) };
-    if let Some(own) = recorder.origin.anchor().filter(|_| runtime.hot_loop() >= LEAST_HEAT) {
-        let passes = runtime.lock().ballots.vote(own, &recorder.log);
-        if let Some(passes) = passes {
-            // A recording that came round has met the anchor of the next pass.
-            let_pass(runtime, own, passes - u32::from(end == End::Loop));
-            return leave_anywhere(runtime, &thread.context);
-        }
+    if ballot::needs_another(runtime, &recorder, end) {
+        return leave_anywhere(runtime, &thread.context);
     }
     let begin = memory::thread_time();
     let result = {

@@ -20,6 +20,8 @@ const MAX_FAILURES: u32 = 8;
 /// if that has turned out to be sooner than this, in nanoseconds.
 pub const LATER: u32 = 4;
 const PAUSE_NS: u64 = 500_000;
+/// Loops that are hot sooner are neither timed nor recorded several times: who sets that wants traces early.
+pub const LEAST_HEAT: u32 = 128;
 /// The most passes between two looks at a loop.
 const MOST_PASSES: u32 = 1 << 17;
 

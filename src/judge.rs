@@ -25,7 +25,7 @@
 //! 64 passes take 200 µs before the recording, so windows have 128 passes. With the trace four of five windows take 1680 µs
 //! together, without it 1520 µs: the trace is dropped with its side traces, and the loop is recorded again much later.
 
-use crate::heat::let_pass;
+use crate::heat::{LEAST_HEAT, let_pass};
 use crate::loops::Loop;
 use crate::memory::{process_time, thread_time};
 use crate::options::{Check, Engine};
@@ -42,18 +42,16 @@ const MOST_PASSES: i64 = 1 << 16;
 /// What a window of a trial takes, in nanoseconds, if that is possible. In shorter ones the way into a trace and out of it,
 /// and what caches and branch predictors forget meanwhile, hides what the trace saves.
 const WINDOW_NS: u64 = 400_000;
-/// Passes take less than when their number was found, if a window without the trace takes less than such a part of that.
-const SHORTER: u64 = 4;
+/// Windows have the wrong size if they are so many times too long or too short: then passes are not what they were.
+const MISFIT: i64 = 4;
 /// Windows of either kind in a trial. The longest of each does not count: something may have disturbed it.
 const ROUNDS: u32 = 5;
 /// From the first trial of a loop to the next, in windows.
 const DISTANCE: i64 = 64;
 /// Each further distance is so many times as long.
 const GROWTH: i64 = 8;
-/// Trials that are repeated because side traces were made meanwhile.
+/// Trials that are begun anew because side traces were made meanwhile, or windows had the wrong size.
 const PATIENCE: u32 = 8;
-/// Loops that are hot sooner are not measured.
-const LEAST_HEAT: u32 = 2 * PASSES as u32;
 /// What a meter stands at when nobody waits for it.
 const NEVER: i64 = i64::MAX / 2;
 /// Traces of a loop that were too slow, after which it is left alone.
@@ -165,7 +163,7 @@ struct Trial {
     distance: i64,
     /// Recordings of the process when it began.
     recordings: u64,
-    /// Trials before this one that came too early.
+    /// Trials before this one that were begun anew.
     early: u32,
 }
 
@@ -183,16 +181,35 @@ impl Trial {
         }
     }
 
-    /// The same trial from its start, if windows of passes that take `time` picoseconds would be too short.
-    fn with_longer_windows(&self, time: u64) -> Option<Trial> {
-        let passes = passes_in_window(time);
-        let is_short = self.passes.saturating_mul(SHORTER as i64) < passes;
-        is_short.then(|| Trial { early: self.early, ..Trial::new(passes, self.distance.max(passes * DISTANCE)) })
+    /// The same trial from its start.
+    fn anew(&self, passes: i64) -> Trial {
+        let windows = self.distance / self.passes;
+        Trial { early: self.early + 1, ..Trial::new(passes, windows.saturating_mul(passes).min(NEVER)) }
     }
 
-    /// Whether the next window is one with the trace; `None` if there is none.
-    fn next_has_trace(&self) -> Option<bool> {
-        (self.windows < 2 * ROUNDS).then_some(matches!(self.windows % 4, 0 | 3))
+    /// The same trial with windows of another size, if the open one, whose passes have taken `time` picoseconds each, shows that
+    /// it is wrong. Passes with the trace take less than those without: they say only when windows are too long.
+    fn resized(&self, time: u64) -> Option<Trial> {
+        let passes = passes_in_window(time);
+        let (less, more) = if self.has_trace() { (passes, self.passes) } else { (self.passes, passes) };
+        (less * MISFIT < more && self.early < PATIENCE).then(|| self.anew(passes))
+    }
+
+    /// Whether the open window is one with the trace.
+    fn has_trace(&self) -> bool {
+        matches!(self.windows % 4, 0 | 3)
+    }
+
+    /// Closes the open window, whose passes have taken `time` picoseconds each.
+    fn add(&mut self, time: u64) {
+        let times = if self.has_trace() { &mut self.traced } else { &mut self.interpreted };
+        times.add(time);
+        self.windows += 1;
+    }
+
+    /// Whether all windows are closed.
+    fn is_over(&self) -> bool {
+        self.windows == 2 * ROUNDS
     }
 
     /// What the trace will have saved until the next trial, in nanoseconds.
@@ -291,17 +308,16 @@ fn without(runtime: &'static Runtime, shared: &mut Shared, own: &'static Loop, m
     let early = trial.recordings != recordings() && trial.early < PATIENCE;
     match window.close(trial.passes) {
         None => keep_unjudged(shared, own),
-        Some(time) if let Some(trial) = trial.with_longer_windows(time) => with(shared, own, trial),
+        Some(time) if let Some(trial) = trial.resized(time) => with(shared, own, trial),
         Some(time) => {
-            trial.interpreted.add(time);
-            trial.windows += 1;
-            if let Some(has_trace) = trial.next_has_trace() {
-                if !has_trace {
+            trial.add(time);
+            if !trial.is_over() {
+                if !trial.has_trace() {
                     return begin_without(runtime, shared, own, function, trial);
                 }
                 with(shared, own, trial);
             } else if !trial.pays() && early {
-                with(shared, own, Trial { early: trial.early + 1, ..Trial::new(trial.passes, trial.distance) });
+                with(shared, own, trial.anew(trial.passes));
             } else if !keep_or_dismiss(runtime, shared, own, &trial) {
                 return Hot::Wait;
             }
@@ -395,17 +411,19 @@ pub fn ran_out(runtime: &'static Runtime, own: &'static Loop) -> bool {
                 keep_unjudged(shared, own);
                 return own.function.load(Relaxed) != 0;
             };
-            trial.traced.add(time);
-            trial.windows += 1;
-            if trial.next_has_trace() == Some(true) {
-                with(shared, own, trial);
+            if let Some(resized) = trial.resized(time) {
+                with(shared, own, resized);
                 return own.function.load(Relaxed) != 0;
             }
-            trial.phase = Phase::Aside(runtime.set_aside(shared, own));
-            own.heat.store(0, Relaxed);
-            meter(own).store(0, Relaxed);
-            shared.docket.0.insert(own.number, State::Trial(trial));
-            return false;
+            trial.add(time);
+            if !trial.has_trace() {
+                trial.phase = Phase::Aside(runtime.set_aside(shared, own));
+                own.heat.store(0, Relaxed);
+                meter(own).store(0, Relaxed);
+                shared.docket.0.insert(own.number, State::Trial(trial));
+                return false;
+            }
+            with(shared, own, trial);
         }
         _ => meter(own).store(if own.function.load(Relaxed) == 0 { 0 } else { NEVER }, Relaxed),
     }
@@ -431,24 +449,28 @@ mod tests {
 
     #[test]
     fn windows_are_as_long_as_they_have_to_be() {
-        let trial = Trial::new(PASSES, PASSES * DISTANCE);
-        assert!(trial.with_longer_windows(WINDOW_NS * 1000 / PASSES as u64).is_none());
-        let longer = trial.with_longer_windows(100_000).expect("a window of 6.4 microseconds");
-        assert_eq!((longer.passes, longer.distance), (4000, 4000 * DISTANCE));
-        assert!(longer.with_longer_windows(100_000).is_none());
-        let longest = trial.with_longer_windows(1).expect("the same");
-        assert_eq!(longest.passes, MOST_PASSES);
-        assert!(longest.with_longer_windows(0).is_none());
+        let without = |passes| Trial { windows: 1, ..Trial::new(passes, passes * DISTANCE) };
+        let size =
+            |trial: Trial, time| trial.resized(time).map(|resized| (resized.passes, resized.distance / resized.passes));
+        // Passes of 100 ns, 4,000 of which make a window.
+        assert_eq!(size(without(64), 100_000), Some((4000, DISTANCE)));
+        assert_eq!(size(without(1000), 100_000), None);
+        assert_eq!(size(without(MOST_PASSES), 100_000), None);
+        assert_eq!(size(without(64), 0), Some((MOST_PASSES, DISTANCE)));
+        // With the trace, a pass would take longer without.
+        let with = |passes| Trial { windows: 0, ..without(passes) };
+        assert_eq!(size(with(64), 100_000), None);
+        assert_eq!(size(with(MOST_PASSES), 100_000), Some((4000, DISTANCE)));
+        // Passes that change all the time get a verdict, too.
+        assert_eq!(size(Trial { early: PATIENCE, ..without(64) }, 100_000), None);
     }
 
     #[test]
     fn a_trend_decides_nothing() {
         for (name, time) in [("falls", (|at| 200 - 7 * at) as fn(u64) -> u64), ("rises", |at| 100 + 7 * at)] {
             let mut trial = Trial::new(PASSES, 1_000_000);
-            while let Some(has_trace) = trial.next_has_trace() {
-                let times = if has_trace { &mut trial.traced } else { &mut trial.interpreted };
-                times.add(time(u64::from(trial.windows)));
-                trial.windows += 1;
+            while !trial.is_over() {
+                trial.add(time(u64::from(trial.windows)));
             }
             assert_eq!(trial.traced.sum(), trial.interpreted.sum(), "{name}");
         }

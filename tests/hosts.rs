@@ -130,7 +130,9 @@ fn the_usual_path_is_compiled() {
         let recorded = |rare: u32| {
             let settings = [("REDMAGIC_HOT_LOOP", hot_loop), ("REDMAGIC_LOG", "2"), ("REDMAGIC_COMPILE_SHARE", "0")];
             let settings = settings.map(|(name, value)| (name, value.to_owned()));
-            let outcome = run_with(&program, &settings, &[rare.to_string()]);
+            let (arguments, off) = ([rare.to_string()], [("REDMAGIC", "off".to_owned())]);
+            let (expected, outcome) = (run_with(&program, &off, &arguments), run_with(&program, &settings, &arguments));
+            assert_eq!((&outcome.end, &outcome.output), (&expected.end, &expected.output), "{outcome:#?}");
             let line = outcome.errors.lines().find(|line| line.contains("trace 0: loop 0 "));
             let words = line.and_then(|line| line.split(": ").nth(3)).unwrap_or_else(|| panic!("{outcome:#?}"));
             words.split(' ').next().unwrap().to_owned()
@@ -316,8 +318,8 @@ fn every_function_against_a_model() {
         let program = Build::new("tests/hosts", &["model.c"], flags, link).build();
         let (mut calls, mut traced) = (0, 0);
         // Half of the random programs leave tracing disabled from early on; the rounds go on until one has run in traces.
-        for at in 0.. {
-            if at >= rounds * 4 && (traced > 0 || at >= rounds * 4 + 60) {
+        for at in 0..rounds * 4 + 60 {
+            if at >= rounds * 4 && traced > 0 {
                 break;
             }
             let threshold = [1, 2, 20, 7][at as usize % 4].to_string();
