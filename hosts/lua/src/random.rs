@@ -274,7 +274,9 @@ impl Generator {
             6 => format!("local co = coroutine.create(function(n) for k=1,I(n)%4 do coroutine.yield({x}) end error('end') end) local n = 0 repeat local ok, r = coroutine.resume(co, i); n = N(n) + N(ok and r) until not ok {name} = n"),
             7 => format!("local p <close> = vec({x}); if {condition} then {name} = p.x end"),
             8 => format!("pcall(function() local p <close> = vec(i); if {condition} then error(p) end {name} = {y} end)"),
-            9 => format!("local n = 0; debug.sethook(function() n = n + 1 end, '', {}); for k=1,9 do {name} = N({x}) end debug.sethook(); h = H(h, n)", self.next(9) + 1),
+            // Instructions of a finaliser count, and when the collector runs one depends on where things lie in memory
+            // (Lua's cache of strings goes by their addresses): it waits until the count is known.
+            9 => format!("local n = 0; collectgarbage('stop') debug.sethook(function() n = n + 1 end, '', {}); for k=1,9 do {name} = N({x}) end debug.sethook() collectgarbage('restart') h = H(h, n)", self.next(9) + 1),
             10 => "a, b = b, a".into(),
             11 => format!("local fs = {{}} for k=1,4 do local z = k fs[k] = function() z = z + 1 return z + N({name}) end end {name} = fs[1]() + fs[I(i)%4+1]()"),
             12 => format!("{name} = N(select('#', {x}, {y})) + N(sel({x},{y},va(2)))"),
