@@ -47,8 +47,8 @@ pub fn make_call_plainly(runtime: &'static Runtime, context: &mut Context) -> Ne
 /// The same for a call of a unit, whose exit is `record`. One that begins a region returns to where that begins; what the
 /// trace has written is where it ends.
 pub fn make_plainly(runtime: &'static Runtime, context: &mut Context, record: &ExitRecord) -> Next {
-    if let Some(unit) = runtime.lock().exit_of(record) {
-        let Some(info) = unit.exits.get(record.index) else { std::process::abort() }; // invariant: exit records are of units
+    if let Some((unit, index)) = runtime.lock().units.exit_of(record) {
+        let Some(info) = unit.exits.get(index) else { std::process::abort() }; // invariant: exit records are of units
         complete_context(context, &info.code);
         if let Some((_, pc)) = info.region {
             // SAFETY: the chain is never empty, and its first record is free and this thread's.

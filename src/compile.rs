@@ -279,7 +279,7 @@ fn stages(
         trace.exits.len(),
         written_values(&trace),
         length,
-        unit.exits.bytes(),
+        unit.exit_bytes(),
         lifting.as_micros(),
         optimising.as_micros(),
         lowering.as_micros(),
@@ -516,8 +516,7 @@ fn lower_into(
     blocks: &mut Vec<CodeBlock>,
 ) -> Result<Lowered, Failure> {
     let to_library = stubs::exit_to_library as *const () as u64;
-    let records: Box<[ExitRecord]> =
-        (0..trace.exits.len()).map(|index| ExitRecord::new(number, index as u32, to_library)).collect();
+    let records: Box<[ExitRecord]> = trace.exits.values().map(|_| ExitRecord::new(number, to_library)).collect();
     let mut natives = Vec::new();
     for native in trace.natives.values() {
         let stub = native_stub(shared, native)?;

@@ -19,7 +19,7 @@ use crate::exit_table::Link;
 use crate::exits::ExitRecord;
 use crate::fork_check::{Trial, try_out};
 use crate::functions::Treatment;
-use crate::heat::{LATER, come_back, cool_exit, heat_up, leave_alone, pause, penalise, postpone, retry};
+use crate::heat::{LATER, come_back, heat_up, leave_alone, pause, penalise, postpone, retry};
 use crate::judge::{self, Hot};
 use crate::loops::Loop;
 use crate::memory::{self, SignalsBlocked, read_word};
@@ -404,7 +404,7 @@ enum Ready {
 pub fn install(runtime: &'static Runtime, shared: &mut Shared, mut compiled: Compiled) -> u64 {
     shared.log(2, &compiled.summary);
     stats::add(&COUNTERS.traces, 1);
-    stats::add(&COUNTERS.exit_bytes, compiled.unit.exits.bytes() as u64);
+    stats::add(&COUNTERS.exit_bytes, compiled.unit.exit_bytes());
     let (function, origin) = (compiled.unit.function, compiled.unit.origin);
     // Others may have been installed since it was compiled.
     let number = shared.units.next();
@@ -477,11 +477,13 @@ enum Leave {
 fn decide_exit(runtime: &'static Runtime, record: &ExitRecord) -> Leave {
     let mut locked = runtime.lock();
     let shared = &mut *locked;
-    let Some(unit) = shared.units.get_mut(record.unit).filter(|unit| !unit.dropped) else { return Leave::Library };
+    let Some((unit, index)) = shared.units.exit_of(record).filter(|(unit, _)| !unit.dropped) else {
+        return Leave::Library;
+    };
     let (function, wide) = (unit.function, unit.wide);
-    let Some(info) = unit.exits.get(record.index) else { return Leave::Library };
+    let Some(info) = unit.exits.get(index) else { return Leave::Library };
     if info.is_call {
-        let Some(used) = unit.exits.used_mut(record.index) else { return Leave::Library };
+        let Some(used) = unit.exits.used_mut(index) else { return Leave::Library };
         let code = match info.region {
             Some((kind, pc)) => pieces::region(&info.code, function, record.unit, info.vectors, kind, pc),
             None => pieces::call(&info.code, function, record.unit, info.vectors, wide),
@@ -500,7 +502,7 @@ fn decide_exit(runtime: &'static Runtime, record: &ExitRecord) -> Leave {
     };
     if let Some(target) = target
         && let Some(number) = shared.units.of_function(target.function.load(Acquire))
-        && link(shared, record.unit, record.index, number)
+        && link(shared, record.unit, index, number)
     {
         return Leave::By(record.next.load(Relaxed));
     }
@@ -510,21 +512,21 @@ fn decide_exit(runtime: &'static Runtime, record: &ExitRecord) -> Leave {
 /// Leaves to the guest by a piece of the exit's own, which counts; once it has counted enough, the library looks at it. Where
 /// the guest goes on is in front of the anchor of `target`, if that is a loop.
 fn leave_by_piece(runtime: &Runtime, shared: &mut Shared, record: &ExitRecord, target: Option<&Loop>) -> Leave {
-    let Some(unit) = shared.units.get_mut(record.unit) else { return Leave::Library };
-    match unit.exits.used(record.index).piece {
+    let Some((unit, index)) = shared.units.exit_of(record) else { return Leave::Library };
+    match unit.exits.used(index).piece {
         None => {
-            let Some(info) = unit.exits.get(record.index) else { return Leave::Library };
-            let Some(used) = unit.exits.used_mut(record.index) else { return Leave::Library };
+            let Some(info) = unit.exits.get(index) else { return Leave::Library };
+            let Some(used) = unit.exits.used_mut(index) else { return Leave::Library };
             let counts = Counts { heat: true, anchor: target.map(|target| runtime.counter_address(target.id)) };
             let code = pieces::leave(&info.code, info.pc, info.vectors, counts);
             used.piece = shared.arena.add(&code, 16);
             let Some(piece) = used.piece else { return Leave::Library };
-            record.heat.store(i32::try_from(runtime.hot_exit()).unwrap_or(i32::MAX), Relaxed);
+            record.cool(runtime.hot_exit());
             record.next.store(piece.address, Release);
             Leave::By(piece.address)
         }
         Some(piece) if record.heat.load(Relaxed) >= 0 => {
-            record.heat.store(i32::MAX, Relaxed);
+            record.cool(u32::MAX);
             Leave::By(piece.address)
         }
         Some(_) => Leave::Library,
@@ -548,13 +550,13 @@ struct Taken {
 /// Completes the state of an exit in the context.
 fn complete_exit(runtime: &'static Runtime, thread: &mut Thread, record: &ExitRecord) -> Taken {
     let mut shared = runtime.lock();
-    let Some(unit) = shared.exit_of(record) else { std::process::abort() }; // invariant: exit records are of units
-    let Some(info) = unit.exits.get(record.index) else { std::process::abort() }; // invariant: as above
+    let Some((unit, index)) = shared.units.exit_of(record) else { std::process::abort() }; // invariant: exit records are of units
+    let Some(info) = unit.exits.get(index) else { std::process::abort() }; // invariant: as above
     complete_context(&mut thread.context, &info.code);
     thread.context.rip = info.pc;
     let timed = unit.origin.anchor().filter(|_| info.kind == ExitKind::Meter);
-    let origin = origin_of_exit(runtime, info.kind, record);
-    let price = unit.exits.used(record.index).price;
+    let price = unit.exits.used(index).price;
+    let origin = origin_of_exit(runtime, info.kind, record.unit, index);
     Taken { dropped: unit.dropped, is_call: info.is_call, timed, price, origin }
 }
 
@@ -575,23 +577,23 @@ fn begin_at_exit(runtime: &'static Runtime, thread: &mut Thread, record: &ExitRe
     let own_terms = |own: &Loop| (own.not_before.load(Relaxed), own.price.load(Relaxed));
     let (not_before, price) = origin.anchor().map_or((0, price), own_terms);
     if not_before > now || !runtime.may_compile(now, &origin, price) {
-        cool_exit(&mut runtime.lock(), record.unit, record.index, runtime.hot_exit().saturating_mul(LATER));
+        record.cool(runtime.hot_exit().saturating_mul(LATER));
         return leave_anywhere(runtime, &thread.context);
     }
     if dropped || (thread.recorder.is_some() && !is_stale(thread)) {
-        cool_exit(&mut runtime.lock(), record.unit, record.index, 1);
+        record.cool(1);
         return leave_anywhere(runtime, &thread.context);
     }
     let is_disabled = origin.anchor().is_some_and(|own| own.disabled.load(Relaxed));
     if is_disabled {
-        cool_exit(&mut runtime.lock(), record.unit, record.index, u32::MAX);
+        record.cool(u32::MAX);
         return leave_anywhere(runtime, &thread.context);
     }
     if let Origin::Anchor(own) = origin {
         // What leads here often makes the loop hot; its anchors decide. What becomes of a recording is noted of the loop, so
         // the exit waits in any case.
         own.heat.store(0, Relaxed);
-        cool_exit(&mut runtime.lock(), record.unit, record.index, runtime.hot_exit());
+        record.cool(runtime.hot_exit());
         if !judge::may_record(runtime, own) {
             return leave_anywhere(runtime, &thread.context);
         }
@@ -603,12 +605,12 @@ fn begin_at_exit(runtime: &'static Runtime, thread: &mut Thread, record: &ExitRe
 }
 
 /// A recording from an exit to an anchor is one of that anchor.
-fn origin_of_exit(runtime: &'static Runtime, kind: ExitKind, record: &ExitRecord) -> Origin {
+fn origin_of_exit(runtime: &'static Runtime, kind: ExitKind, unit: u32, exit: u32) -> Origin {
     match kind {
         ExitKind::Anchor(number) => runtime.loops.get(number).map(Origin::Anchor),
         ExitKind::Guest | ExitKind::Meter => None,
     }
-    .unwrap_or(Origin::Exit { unit: record.unit, exit: record.index })
+    .unwrap_or(Origin::Exit { unit, exit })
 }
 
 /// A callee has come back to an activation that does not wait for it: another stack height, or its trace was dropped.

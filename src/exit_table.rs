@@ -6,8 +6,8 @@
 //! - What becomes of an exit is kept only of those that something has become of.
 //!
 //! # Worked example
-//! Of `{pc 0x4000, rbx = 0x1000, r11 = 7}` and `{pc 0x4010, rbx = 0x1004, r11 = 7}` the second one is: its kind (a byte), the pc 16
-//! further on, one constant that differs, rbx, by 4: five bytes.
+//! Of `{pc 0x4000, rbx = 0x1000, r11 = 7}` and `{pc 0x4010, rbx = 0x1004, r11 = 7}` the second one is: one constant differs and nothing
+//! else does (a byte), the pc is 16 further on, rbx has grown by 4: four bytes.
 
 use crate::memory::CodeBlock;
 use crate::pieces::VectorState;
@@ -17,9 +17,11 @@ use redmagic_ir::{ExitKind, Opcode, Slot, Type};
 use std::collections::BTreeMap;
 
 /// Exits that are described by how they differ from the first one of them, one after the other.
-const GROUP: usize = 16;
+const GROUP: usize = 32;
 /// In front of a slot whose constant is gone.
 const GONE: u8 = 0x80;
+/// So many changes or more are counted by a number of their own.
+const MANY: usize = 31;
 
 /// An exit of a unit, as it was compiled.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,24 +76,19 @@ impl Exits {
     /// Describes `exits`.
     pub fn new(exits: impl IntoIterator<Item = ExitInfo>) -> Exits {
         let (mut bytes, mut groups, mut regions, mut count) = (Vec::new(), Vec::new(), BTreeMap::new(), 0u32);
-        let mut last = nothing();
+        let mut last = Before::nothing();
         for mut info in exits {
             if (count as usize).is_multiple_of(GROUP) {
                 groups.push(bytes.len() as u32);
-                last = nothing();
+                last = Before::nothing();
             }
             info.code.constants.sort_unstable_by_key(|constant| constant.0);
             regions.extend(info.region.map(|region| (count, region)));
             write(&mut bytes, &last, &info);
-            last = info;
+            last.follow(info);
             count += 1;
         }
         Exits { count, bytes: bytes.into(), groups: groups.into(), regions, used: BTreeMap::new() }
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.count as usize
     }
 
     /// The exit `index`.
@@ -101,11 +98,12 @@ impl Exits {
         }
         let group = index as usize / GROUP;
         let mut bytes = self.bytes.get(*self.groups.get(group)? as usize..)?;
-        let mut info = nothing();
+        let mut last = Before::nothing();
         for _ in group * GROUP..=index as usize {
-            info = read(&mut bytes, info)?;
+            let info = read(&mut bytes, &last)?;
+            last.follow(info);
         }
-        Some(ExitInfo { region: self.regions.get(&index).copied(), ..info })
+        Some(ExitInfo { region: self.regions.get(&index).copied(), ..last.info })
     }
 
     /// What has become of exit `index`.
@@ -134,14 +132,78 @@ impl Exits {
     }
 }
 
-/// What the first exit of a group differs from.
-fn nothing() -> ExitInfo {
-    let code = ExitCode { flags: FlagsRecipe::Unchanged, constants: Vec::new(), halves: 0 };
-    ExitInfo { code, pc: 0, kind: ExitKind::Guest, vectors: VectorState::None, is_call: false, region: None }
+/// What an exit is described by its difference from.
+struct Before {
+    /// The exit before it.
+    info: ExitInfo,
+    /// The constants that slots had last; they often come back.
+    constants: [u64; Slot::COUNT],
+    /// The last recipe for the flags.
+    recipe: FlagsRecipe,
 }
 
-/// Describes `info`, which comes after `last`.
-fn write(bytes: &mut Vec<u8>, last: &ExitInfo, info: &ExitInfo) {
+impl Before {
+    /// What the first exit of a group differs from.
+    fn nothing() -> Before {
+        let code = ExitCode { flags: FlagsRecipe::Unchanged, constants: Vec::new(), halves: 0 };
+        let info =
+            ExitInfo { code, pc: 0, kind: ExitKind::Guest, vectors: VectorState::None, is_call: false, region: None };
+        Before { info, constants: [0; Slot::COUNT], recipe: FlagsRecipe::Unchanged }
+    }
+
+    /// What the exit after `info` differs from.
+    fn follow(&mut self, info: ExitInfo) {
+        for &(slot, value) in &info.code.constants {
+            self.constants[slot.index()] = value;
+        }
+        if let FlagsRecipe::Recipe { .. } = info.code.flags {
+            self.recipe = info.code.flags;
+        }
+        self.info = info;
+    }
+
+    /// Whether `info` is alike in what most exits of a trace have in common.
+    fn has_shape_of(&self, info: &ExitInfo) -> bool {
+        let shape = |info: &ExitInfo| (info.kind, info.vectors, info.is_call, info.code.halves);
+        shape(&self.info) == shape(info)
+    }
+}
+
+/// Describes `info`: a byte with how the flags come about (two bits), whether the shape is another (one), and how many slots
+/// change (five); what that byte says of the shape and of the flags; the distance of the pc; the slots.
+fn write(bytes: &mut Vec<u8>, before: &Before, info: &ExitInfo) {
+    let flags = match info.code.flags {
+        FlagsRecipe::Unchanged => 0,
+        FlagsRecipe::Stored => 1,
+        recipe if recipe == before.recipe => 2,
+        FlagsRecipe::Recipe { .. } => 3,
+    };
+    let new = &info.code.constants;
+    let listed = |slot: Slot| new.iter().any(|entry| entry.0 == slot);
+    let gone: Vec<Slot> =
+        before.info.code.constants.iter().map(|entry| entry.0).filter(|slot| !listed(*slot)).collect();
+    let other: Vec<(Slot, u64)> =
+        new.iter().copied().filter(|entry| !before.info.code.constants.contains(entry)).collect();
+    let (changes, other_shape) = (gone.len() + other.len(), !before.has_shape_of(info));
+    bytes.push(flags | (u8::from(other_shape) << 2) | ((changes.min(MANY) as u8) << 3));
+    if changes >= MANY {
+        write_number(bytes, changes as u64);
+    }
+    if other_shape {
+        write_shape(bytes, info);
+    }
+    if let (3, FlagsRecipe::Recipe { op, ty }) = (flags, info.code.flags) {
+        bytes.extend([op as u8, ty as u8]);
+    }
+    write_number(bytes, zigzag(info.pc.wrapping_sub(before.info.pc)));
+    bytes.extend(gone.iter().map(|slot| slot.index() as u8 | GONE));
+    for (slot, value) in other {
+        bytes.push(slot.index() as u8);
+        write_number(bytes, zigzag(value.wrapping_sub(before.constants[slot.index()])));
+    }
+}
+
+fn write_shape(bytes: &mut Vec<u8>, info: &ExitInfo) {
     let kind = match info.kind {
         ExitKind::Guest => 0,
         ExitKind::Anchor(_) => 1,
@@ -152,81 +214,66 @@ fn write(bytes: &mut Vec<u8>, last: &ExitInfo, info: &ExitInfo) {
         VectorState::Xmm => 1,
         VectorState::All => 2,
     };
-    let flags = match info.code.flags {
-        FlagsRecipe::Unchanged => 0,
-        FlagsRecipe::Stored => 1,
-        FlagsRecipe::Recipe { .. } => 2,
-    };
-    let other_halves = info.code.halves != last.code.halves;
-    bytes.push(kind | (vectors << 2) | (flags << 4) | (u8::from(info.is_call) << 6) | (u8::from(other_halves) << 7));
-    if other_halves {
-        write_number(bytes, info.code.halves.into());
-    }
+    bytes.push(kind | (vectors << 2) | (u8::from(info.is_call) << 4));
     if let ExitKind::Anchor(number) = info.kind {
         write_number(bytes, number.into());
     }
-    if let FlagsRecipe::Recipe { op, ty } = info.code.flags {
-        bytes.extend([op as u8, ty as u8]);
-    }
-    write_number(bytes, zigzag(info.pc.wrapping_sub(last.pc)));
-    let (old, new) = (&last.code.constants, &info.code.constants);
-    let value_of = |list: &[(Slot, u64)], slot: Slot| list.iter().find(|entry| entry.0 == slot).map(|entry| entry.1);
-    let gone: Vec<Slot> = old.iter().map(|entry| entry.0).filter(|slot| value_of(new, *slot).is_none()).collect();
-    let other: Vec<(Slot, u64)> =
-        new.iter().copied().filter(|(slot, value)| value_of(old, *slot) != Some(*value)).collect();
-    write_number(bytes, (gone.len() + other.len()) as u64);
-    bytes.extend(gone.iter().map(|slot| slot.index() as u8 | GONE));
-    for (slot, value) in other {
-        bytes.push(slot.index() as u8);
-        write_number(bytes, zigzag(value.wrapping_sub(value_of(old, slot).unwrap_or(0))));
-    }
+    write_number(bytes, info.code.halves.into());
 }
 
 /// Reads what [`write`] has written; `None` if that is something else.
-fn read(bytes: &mut &[u8], last: ExitInfo) -> Option<ExitInfo> {
+fn read(bytes: &mut &[u8], before: &Before) -> Option<ExitInfo> {
     let head = read_byte(bytes)?;
-    let halves = if head >> 7 == 1 { u16::try_from(read_number(bytes)?).ok()? } else { last.code.halves };
-    let kind = match head & 3 {
-        0 => ExitKind::Guest,
-        1 => ExitKind::Anchor(u32::try_from(read_number(bytes)?).ok()?),
-        _ => ExitKind::Meter,
-    };
-    let vectors = match (head >> 2) & 3 {
-        0 => VectorState::None,
-        1 => VectorState::Xmm,
-        _ => VectorState::All,
-    };
-    let flags = match (head >> 4) & 3 {
+    let few = usize::from(head >> 3);
+    let changes = if few == MANY { read_number(bytes)? } else { few as u64 };
+    let mut info = before.info.clone();
+    if (head >> 2) & 1 == 1 {
+        read_shape(bytes, &mut info)?;
+    }
+    info.code.flags = match head & 3 {
         0 => FlagsRecipe::Unchanged,
         1 => FlagsRecipe::Stored,
+        2 => before.recipe,
         _ => {
             let op = *Opcode::ALL.get(usize::from(read_byte(bytes)?))?;
             let ty = read_byte(bytes)?;
             FlagsRecipe::Recipe { op, ty: Type::ALL.into_iter().find(|known| *known as u8 == ty)? }
         }
     };
-    let pc = last.pc.wrapping_add(unzigzag(read_number(bytes)?));
-    let mut constants = last.code.constants;
-    for _ in 0..read_number(bytes)? {
+    info.pc = info.pc.wrapping_add(unzigzag(read_number(bytes)?));
+    let constants = &mut info.code.constants;
+    for _ in 0..changes {
         let slot = read_byte(bytes)?;
         let (is_gone, slot) = (slot & GONE != 0, Slot::from_index(usize::from(slot & !GONE))?);
         let place = constants.binary_search_by_key(&slot, |entry| entry.0);
-        match (is_gone, place) {
-            (true, place) => {
-                constants.remove(place.ok()?);
-            }
-            (false, Ok(at)) => constants[at].1 = constants[at].1.wrapping_add(unzigzag(read_number(bytes)?)),
-            (false, Err(at)) => constants.insert(at, (slot, unzigzag(read_number(bytes)?))),
+        if is_gone {
+            constants.remove(place.ok()?);
+            continue;
+        }
+        let value = before.constants[slot.index()].wrapping_add(unzigzag(read_number(bytes)?));
+        match place {
+            Ok(at) => constants[at].1 = value,
+            Err(at) => constants.insert(at, (slot, value)),
         }
     }
-    Some(ExitInfo {
-        code: ExitCode { flags, constants, halves },
-        pc,
-        kind,
-        vectors,
-        is_call: (head >> 6) & 1 == 1,
-        region: None,
-    })
+    Some(info)
+}
+
+fn read_shape(bytes: &mut &[u8], info: &mut ExitInfo) -> Option<()> {
+    let shape = read_byte(bytes)?;
+    info.kind = match shape & 3 {
+        0 => ExitKind::Guest,
+        1 => ExitKind::Anchor(u32::try_from(read_number(bytes)?).ok()?),
+        _ => ExitKind::Meter,
+    };
+    info.vectors = match (shape >> 2) & 3 {
+        0 => VectorState::None,
+        1 => VectorState::Xmm,
+        _ => VectorState::All,
+    };
+    info.is_call = (shape >> 4) & 1 == 1;
+    info.code.halves = u16::try_from(read_number(bytes)?).ok()?;
+    Some(())
 }
 
 /// Small numbers of either sign as small numbers.
@@ -270,11 +317,12 @@ mod tests {
     use super::*;
     use redmagic_ir::sandbox::mix;
 
-    /// An exit with a few constants, some of which many others have, too.
+    /// An exit with a few constants, or with many, some of which many others have, too.
     fn random(seed: u64) -> ExitInfo {
         let of = |what: u64, below: u64| mix(seed, what) % below;
         let numbers = [0, 1, 7, 0x7f, 0x80, u64::MAX, 1 << 63, 0x5555_0000_1000, 0x5555_0000_1004, mix(seed, 1)];
-        let slots = Slot::all().filter(|slot| slot.index() < 40 && of(100 + slot.index() as u64, 4) == 0);
+        let rarely = [4, 4, 4, 1][of(15, 4) as usize];
+        let slots = Slot::all().filter(|slot| slot.index() < 40 && of(100 + slot.index() as u64, rarely) == 0);
         let constants = slots.map(|slot| (slot, numbers[of(200 + slot.index() as u64, 10) as usize])).collect();
         let flags = match of(2, 4) {
             0 => FlagsRecipe::Unchanged,
@@ -296,10 +344,9 @@ mod tests {
 
     #[test]
     fn exits_are_what_they_were() {
-        for count in [0, 1, 15, 16, 17, 300] {
+        for count in [0, 1, 31, 32, 33, 300] {
             let infos: Vec<ExitInfo> = (0..count).map(|at| random(1000 * count + at)).collect();
             let exits = Exits::new(infos.iter().cloned());
-            assert_eq!(exits.len(), infos.len());
             for (at, info) in infos.iter().enumerate() {
                 assert_eq!(exits.get(at as u32).as_ref(), Some(info), "{at} of {count}");
             }
@@ -311,9 +358,10 @@ mod tests {
     fn neighbours_take_few_bytes() {
         let step = |at: u64| {
             let constants = vec![(Slot::RBX, 0x5555_0000_1000 + 4 * at), (Slot::gpr(11), 7)];
-            ExitInfo { code: ExitCode { constants, ..nothing().code }, pc: 0x40_0000 + 16 * at, ..nothing() }
+            let nothing = Before::nothing().info;
+            ExitInfo { code: ExitCode { constants, ..nothing.code }, pc: 0x40_0000 + 16 * at, ..nothing }
         };
-        assert!(Exits::new((0..64).map(step)).bytes() < 64 * 7);
+        assert!(Exits::new((0..64).map(step)).bytes() < 64 * 5);
     }
 
     #[test]

@@ -106,9 +106,9 @@ pub fn penalise(runtime: &'static Runtime, origin: &Origin, counts: bool) {
 }
 
 /// The exit will be looked at after it was taken so many times more.
-pub fn cool_exit(shared: &mut Locked, unit: u32, exit: u32, times: u32) {
+fn cool_exit(shared: &mut Locked, unit: u32, exit: u32, times: u32) {
     if let Some(record) = shared.units.get(unit).and_then(|unit| unit.records.get(exit as usize)) {
-        record.heat.store(i32::try_from(times).unwrap_or(i32::MAX), Relaxed);
+        record.cool(times);
     }
 }
 

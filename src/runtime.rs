@@ -14,7 +14,6 @@
 use crate::ballot::Ballots;
 use crate::compile::{Compiled, Failure};
 use crate::declared::Declared;
-use crate::exits::ExitRecord;
 use crate::forks;
 use crate::functions::{Functions, Treatment};
 use crate::judge::Docket;
@@ -660,11 +659,6 @@ impl Shared {
             Some(piece) => *self.leave_pieces.entry(pc).or_insert(piece.address),
             None => self.last_resort,
         }
-    }
-
-    /// The exit of a record that belongs to a unit.
-    pub fn exit_of(&mut self, record: &ExitRecord) -> Option<&mut Unit> {
-        self.units.get_mut(record.unit).filter(|unit| (record.index as usize) < unit.exits.len())
     }
 
     /// Counts a reason for a failure, and logs it at `level`.

@@ -80,7 +80,7 @@ counters! {
     check_failures,
     /// Self-checks of traces that passed.
     checks_passed,
-    /// Bytes that describe the exits of compiled traces.
+    /// Bytes that are kept of the exits of compiled traces: descriptions and records.
     exit_bytes,
 }
 

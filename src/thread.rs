@@ -89,7 +89,7 @@ pub fn create() -> bool {
         recorder: None,
         places: Places::default(),
         suspended: ptr::null_mut(),
-        transfer: ExitRecord::new(NO_UNIT, 0, 0),
+        transfer: ExitRecord::new(NO_UNIT, 0),
         entries: AtomicU64::new(0),
         stack,
     });

@@ -6,12 +6,13 @@
 //! call) and 2 (guest, taken twice). Dropping unit 5 unlinks exit 0; dropping unit 3 makes anchor 1 cold again.
 
 use crate::exit_table::Exits;
-use crate::exits::ExitRecord;
+use crate::exits::{self, ExitRecord};
 use crate::memory::CodeBlock;
 use crate::pieces::VectorState;
 use crate::recorder::Origin;
 use redmagic_ir::{Slot, Terminator, Trace};
 use std::collections::BTreeMap;
+use std::ptr;
 
 /// All units, by number.
 #[derive(Default)]
@@ -59,6 +60,13 @@ impl Units {
         self.all.iter_mut().map(|(number, unit)| (*number, unit)).filter(|(_, unit)| !unit.dropped)
     }
 
+    /// The unit that a record belongs to, and the number of its exit.
+    pub fn exit_of(&mut self, record: &ExitRecord) -> Option<(&mut Unit, u32)> {
+        let unit = self.get_mut(record.unit)?;
+        let index = exits::index_of(&unit.records, ptr::from_ref(record) as u64)?;
+        Some((unit, index))
+    }
+
     /// The number of the unit in use with this function; 0 is nobody's.
     pub fn of_function(&mut self, function: u64) -> Option<u32> {
         if function == 0 {
@@ -91,6 +99,11 @@ pub struct Unit {
 }
 
 impl Unit {
+    /// The bytes that are kept of its exits, as long as none is taken.
+    pub fn exit_bytes(&self) -> u64 {
+        (self.exits.bytes() + size_of_val(&*self.records)) as u64
+    }
+
     /// All its code, with that of its exits.
     pub fn blocks(&self) -> impl Iterator<Item = CodeBlock> {
         self.code.iter().copied().chain(self.exits.blocks())

@@ -45,7 +45,7 @@ use crate::compile::{Compiled, Failure, Lowered, call_states, complete_context};
 use crate::context::Context;
 use crate::dump::Report;
 use crate::entry::{Next, describe, install, leave_anywhere};
-use crate::exits::{EXIT_STRIDE, ExitRecord};
+use crate::exits::{self, ExitRecord};
 use crate::heat::penalise;
 use crate::memory::SignalsBlocked;
 use crate::recorder::log::{Entry, EntryKind};
@@ -186,11 +186,7 @@ impl Trial {
 
     /// The exit whose record is at `address`.
     fn exit_at(&self, address: u64) -> Option<Expected<'_>> {
-        let distance = address.checked_sub(self.records.as_ptr() as u64)?;
-        let index = (distance / EXIT_STRIDE) as usize;
-        if !distance.is_multiple_of(EXIT_STRIDE) {
-            return None;
-        }
+        let index = exits::index_of(&self.records, address)? as usize;
         let code = self.exits.get(index)?;
         let number = Exit::from_index(index);
         let exit = &self.trace.exits[number];
