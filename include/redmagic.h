@@ -123,6 +123,8 @@ void redmagic_get_stats(struct redmagic_stats *stats, uint64_t size);
 
 /* Non-zero while the library watches for hot loops. */
 extern int redmagic_active;
+/* How many anchors go by uncounted, while nothing can come of them; the library looks at none if it is not positive. */
+extern int redmagic_resting;
 /* How often anchors may still be passed before the library looks at them, by hash of the id. */
 extern int redmagic_counters[1 << REDMAGIC_COUNTERS_LOG2];
 /* Not a C function: keeps every register but rax, rcx and the flags and vector registers; argument in rax. */
@@ -159,8 +161,9 @@ public:
 
 /*
  * REDMAGIC_BACKWARDS_BRANCH(id): redmagic_backwards_branch(id) for the hottest places. Costs two instructions when the
- * library is off, and about ten while the loop is cold. No register but two scratch registers is disturbed, so the
- * compiler's register allocation around the interpreter's dispatch stays as it was.
+ * library is off, about ten while the loop is cold, and six while anchors rest because nothing can come of them. No
+ * register but two scratch registers is disturbed, so the compiler's register allocation around the interpreter's
+ * dispatch stays as it was.
  *
  * The counter of the id's hash is decremented; when it falls below zero, the stub is called with the id in rax. The
  * red zone is stepped over before the call.
@@ -174,11 +177,23 @@ watching:
     return 1;
 }
 
+/* Do anchors rest? If so, this one has gone by. */
+static __inline__ __attribute__((__always_inline__, __unused__)) int redmagic_rests_(void) {
+    __asm__ goto("cmpl $0, %[resting]\n\tjle %l[counts]\n\tsubl $1, %[resting]"
+                 :
+                 : [resting] "m"(redmagic_resting)
+                 : "cc", "memory"
+                 : counts);
+    return 1;
+counts:
+    return 0;
+}
+
 /* REDMAGIC_BACKWARDS_BRANCH_IF(condition, id): the same if `condition` holds, which is only evaluated while the
  * library watches: for handlers of jumps of either direction. */
 #define REDMAGIC_BACKWARDS_BRANCH_IF(condition, id)                                                                    \
     do {                                                                                                               \
-        if (__builtin_expect(redmagic_watching_(), 0) && (condition)) {                                                \
+        if (__builtin_expect(redmagic_watching_(), 0) && !redmagic_rests_() && (condition)) {                          \
             void *redmagic_id_ = (void *)(id);                                                                         \
             int *redmagic_table_ = redmagic_counters;                                                                  \
             __asm__ volatile("imull $0x9e3779b1, %k[key], %%ecx\n\t"                                                   \

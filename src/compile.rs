@@ -374,13 +374,12 @@ fn regions(shared: &Shared, runtime: &Runtime, recorder: &Recorder, stack: u64) 
         .collect();
     let used = |range: &(u64, u64)| reads().any(|address| (range.0..range.1).contains(&address));
     let region = |kind| move |(start, end)| Region { start, end, kind };
-    // The macro's test of the active word: while it changes, all traces are dropped.
-    let active = (runtime.active_word(), runtime.active_word() + 4);
+    // What the macro tests. While the library is off there are no traces, and while anchors rest none is entered.
     let code = programs(shared, recorder, stack).into_iter().map(|at| (at - AROUND, at + AROUND)).filter(used);
     declared
         .into_iter()
         .map(region(RegionKind::Declared))
-        .chain(read_only.iter().copied().chain([active]).filter(used).map(region(RegionKind::ReadOnly)))
+        .chain(read_only.iter().copied().chain(runtime.words.tested()).filter(used).map(region(RegionKind::ReadOnly)))
         .chain(code.map(region(RegionKind::Code)))
         .collect()
 }

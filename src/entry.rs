@@ -203,6 +203,8 @@ fn begin(runtime: &'static Runtime, thread: &mut Thread, origin: Origin) -> Next
 /// Records until there is a reason to stop, and does what follows.
 fn go_on_recording(runtime: &'static Runtime, thread: &mut Thread) -> Next {
     let Some(recorder) = &mut thread.recorder else { return leave_anywhere(runtime, &thread.context) };
+    // Anchors that rest are not met.
+    runtime.words.rest(0);
     let (begin, before) = (memory::thread_time(), recorder.log.len());
     let stop = recorder.run(&mut thread.context, runtime);
     stats::add(&COUNTERS.recording_ns, memory::thread_time().saturating_sub(begin));
@@ -380,7 +382,7 @@ fn finish(runtime: &'static Runtime, thread: &mut Thread, end: End) -> Next {
                 }
                 failure => {
                     if let (Failure::NoGain { .. }, Some(own)) = (&failure, recorder.origin.anchor()) {
-                        judge::discourage(own);
+                        judge::discourage(runtime, own);
                     }
                     penalise(runtime, &recorder.origin, !matches!(failure, Failure::TakenBack));
                 }

@@ -37,7 +37,7 @@ pub extern "C" fn after_in_child() {
     // Dropping units looks at the records, too.
     drop(held);
     if !locked.arena.after_fork() {
-        runtime.set_active(false);
+        runtime.words.set_active(false);
         runtime.drop_units(&mut locked, |_| true);
     }
 }

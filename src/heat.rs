@@ -10,7 +10,9 @@
 //! is too soon, and then after 1600, 3200, and so on up to 25,600 passes: every three quarters of a millisecond. An exit whose side trace met an inner loop three times is looked at again after 50 * 2^4 more exits.
 
 use crate::loops::Loop;
+use crate::memory::process_time;
 use crate::recorder::Origin;
+use crate::rest;
 use crate::runtime::{Locked, Runtime};
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -44,11 +46,12 @@ pub fn let_pass(runtime: &Runtime, own: &Loop, passes: u32) {
 }
 
 /// No time may be spent on a hot loop now, when the process has run for `now` nanoseconds.
-pub fn pause(runtime: &Runtime, own: &Loop, now: u64) {
+pub fn pause(runtime: &'static Runtime, own: &Loop, now: u64) {
     let since = now.saturating_sub(own.paused.swap(now, Relaxed));
     let passes = next_pause(own.pause.load(Relaxed), since, runtime.hot_loop().saturating_mul(LATER));
     own.pause.store(passes, Relaxed);
     let_pass(runtime, own, passes);
+    rest::may_begin(runtime, now);
 }
 
 /// How many passes to let go by, at least `least`, if after `last` so much time had passed.
@@ -62,8 +65,9 @@ fn next_pause(last: u32, since: u64, least: u32) -> u32 {
 }
 
 /// A loop that is left alone.
-pub fn leave_alone(runtime: &Runtime, own: &Loop) {
+pub fn leave_alone(runtime: &'static Runtime, own: &Loop) {
     let_pass(runtime, own, MOST_PASSES);
+    rest::may_begin(runtime, process_time());
 }
 
 /// Lets the next pass record again.

@@ -8,6 +8,7 @@
 //! - [`capi`]: the functions of the header. `stubs`: the machine code that anchors, traces and returns run through.
 //! - `entry`: what happens at an anchor, at an exit, when a residual call returns. `runtime`: the state behind it. `heat`:
 //!   when what is tried. `ballot`: which path is compiled. `judge`: whether it was worth it; `budget`: what may be spent.
+//!   `rest`: when anchors are not even counted. `words`: what they share with the library.
 //! - `calls`: residual calls that the library makes itself.
 //! - `recorder`: executes and logs the guest's instructions. `compile`: from a log to a `unit` of code. `check`:
 //!   replays a recording on its trace. `fork_check`: compares one compiled iteration with native execution.
@@ -52,8 +53,10 @@ mod reclaim;
 mod recorder;
 mod records;
 mod regions;
+mod rest;
 mod runtime;
 mod stats;
 mod stubs;
 mod thread;
 mod unit;
+mod words;

@@ -295,6 +295,12 @@ pub struct Busy {
     entries: u64,
 }
 
+/// Whether no other thread than the one with context `own` has one.
+pub fn is_only(own: u64) -> bool {
+    let _blocked = SignalsBlocked::new();
+    lock().threads.iter().all(|thread| thread.owner == own)
+}
+
 /// The threads that may be in a trace now, without the one with context `own`. A thread that enters one from here on sees
 /// all that was stored before. `None` if the system cannot make sure of that.
 pub fn busy_threads(own: u64) -> Option<Vec<Busy>> {

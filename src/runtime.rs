@@ -28,37 +28,25 @@ use crate::recorder::Origin;
 use crate::recorder::places::Terms;
 use crate::recorder::slots::{self, Kind, SlotInfo};
 use crate::records;
+use crate::rest::Rests;
 use crate::stats::{self, COUNTERS};
 use crate::stubs;
 use crate::unit::{Unit, Units};
+use crate::words::{COUNTER_COUNT, Words, bucket};
 use redmagic_backend::Backend;
 use redmagic_ir::CallEffect;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::{Deref, DerefMut};
 use std::ptr;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed, Ordering::Release};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub use crate::calls::on_refill;
 pub use crate::entry::{add_entries, on_anchor, on_exit, on_foreign_thread, on_odd_entry, on_stray_return};
 pub use crate::functions::Api;
 
-const COUNTERS_LOG2: u32 = 14;
-const COUNTER_COUNT: usize = 1 << COUNTERS_LOG2;
 /// Address space for code. Only what is used costs memory.
 const ARENA_BYTES: usize = 256 << 20;
-
-/// `redmagic_active` of the header.
-#[expect(unsafe_code, reason = "a symbol of the C interface")]
-#[unsafe(no_mangle)]
-#[allow(non_upper_case_globals)]
-pub static redmagic_active: AtomicI32 = AtomicI32::new(0);
-
-/// `redmagic_counters` of the header.
-#[expect(unsafe_code, reason = "a symbol of the C interface")]
-#[unsafe(no_mangle)]
-#[allow(non_upper_case_globals)]
-pub static redmagic_counters: [AtomicI32; COUNTER_COUNT] = [const { AtomicI32::new(0) }; COUNTER_COUNT];
 
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 
@@ -103,8 +91,12 @@ pub struct Limits {
 pub struct Runtime {
     /// All loops.
     pub loops: Loops,
-    counter_table: u64,
-    active: u64,
+    /// What the macros share.
+    pub words: Words,
+    /// When anchors rest, and how long.
+    pub rests: Rests,
+    /// Loops that lead to a trace.
+    leading: AtomicU32,
     hot_loop: AtomicU32,
     hot_exit: AtomicU32,
     /// By counter: how many loops with traces share it.
@@ -211,8 +203,9 @@ impl Runtime {
         crate::capi::declare_functions(&mut functions);
         Some(Runtime {
             loops: Loops::new(),
-            counter_table: stubs::counters_address(),
-            active: stubs::active_address(),
+            words: Words::of_process(),
+            rests: Rests::default(),
+            leading: AtomicU32::new(0),
             hot_loop: AtomicU32::new(options.hot_loop),
             hot_exit: AtomicU32::new(options.hot_exit),
             pinned: (0..COUNTER_COUNT).map(|_| AtomicU32::new(0)).collect(),
@@ -248,7 +241,7 @@ impl Runtime {
         self.reset_counters();
         // SAFETY: the handlers live as long as the process.
         unsafe { libc::pthread_atfork(Some(forks::before), Some(forks::after_in_parent), Some(forks::after_in_child)) };
-        self.set_active(true);
+        self.words.set_active(true);
     }
 
     /// Takes the lock.
@@ -275,14 +268,15 @@ impl Runtime {
         if name == "hot_loop" {
             self.reset_counters();
         }
-        self.set_active(enabled);
+        self.words.set_active(enabled);
+        self.words.rest(0);
         Ok(())
     }
 
     fn reset_counters(&self) {
         for bucket in 0..COUNTER_COUNT {
             if self.pinned[bucket].load(Relaxed) == 0 {
-                self.counter(bucket).store(self.first_count(), Relaxed);
+                self.words.counter(bucket).store(self.first_count(), Relaxed);
             }
         }
     }
@@ -292,50 +286,29 @@ impl Runtime {
         i32::try_from(self.hot_loop() - 1).unwrap_or(i32::MAX)
     }
 
-    /// The address of the word that the macros test.
-    pub fn active_word(&self) -> u64 {
-        self.active
-    }
-
-    /// Says whether the macros watch.
-    #[expect(unsafe_code, reason = "a word that the macros of all modules share")]
-    pub fn set_active(&self, active: bool) {
-        // SAFETY: the address of a static of this process that is only accessed atomically.
-        unsafe { &*(self.active as *const AtomicI32) }.store(i32::from(active), Relaxed);
-    }
-
-    #[expect(unsafe_code, reason = "a table that the macros of all modules share")]
-    fn counter(&self, bucket: usize) -> &AtomicI32 {
-        // SAFETY: as for the active word; the bucket is within the table.
-        unsafe { &(*(self.counter_table as *const [AtomicI32; COUNTER_COUNT]))[bucket % COUNTER_COUNT] }
-    }
-
-    /// Whether an address is that of a counter.
-    pub fn is_counter(&self, address: u64) -> bool {
-        address.wrapping_sub(self.counter_table) < (COUNTER_COUNT * 4) as u64
-    }
-
-    /// The counter that an id hashes to, as the header computes it.
-    fn bucket(id: u64) -> usize {
-        ((id as u32).wrapping_mul(0x9e37_79b1) >> (32 - COUNTERS_LOG2)) as usize
+    /// Whether no loop leads to a trace.
+    pub fn leads_nowhere(&self) -> bool {
+        self.leading.load(Relaxed) == 0
     }
 
     /// Puts the counter of an id up again: to zero if it is pinned (the next pass comes here), else to `hot_loop`.
     /// Returns how many passes it stood for.
     pub fn rewind(&self, id: u64) -> u32 {
-        let bucket = Runtime::bucket(id);
+        let bucket = bucket(id);
         let pinned = self.pinned[bucket].load(Relaxed) != 0;
-        self.counter(bucket).store(if pinned { 0 } else { self.first_count() }, Relaxed);
+        self.words.counter(bucket).store(if pinned { 0 } else { self.first_count() }, Relaxed);
         if pinned { 1 } else { self.hot_loop() }
     }
 
     /// Lets a loop lead to a trace's function. Every pass of its anchors comes here from now on. The lock is held.
     pub fn lead(&self, own: &Loop, function: u64) {
-        let bucket = Runtime::bucket(own.id);
+        let bucket = bucket(own.id);
         if own.function.swap(function, Release) == 0 {
             self.pinned[bucket].fetch_add(1, Relaxed);
+            self.leading.fetch_add(1, Relaxed);
         }
-        self.counter(bucket).store(0, Relaxed);
+        self.words.counter(bucket).store(0, Relaxed);
+        self.words.rest(0);
     }
 
     /// The opposite: its anchors pass again, if no other loop with a trace shares their counter. Returns the function, 0 if it
@@ -343,24 +316,25 @@ impl Runtime {
     pub fn lead_nowhere(&self, own: &Loop) -> u64 {
         let function = own.function.swap(0, Relaxed);
         if function != 0 {
-            self.pinned[Runtime::bucket(own.id)].fetch_sub(1, Relaxed);
+            self.pinned[bucket(own.id)].fetch_sub(1, Relaxed);
+            self.leading.fetch_sub(1, Relaxed);
         }
         function
     }
 
     /// Whether every pass of an id's anchors comes here.
     pub fn is_pinned(&self, id: u64) -> bool {
-        self.pinned[Runtime::bucket(id)].load(Relaxed) != 0
+        self.pinned[bucket(id)].load(Relaxed) != 0
     }
 
     /// The address of the counter of an id.
     pub fn counter_address(&self, id: u64) -> u64 {
-        std::ptr::from_ref(self.counter(Runtime::bucket(id))) as u64
+        std::ptr::from_ref(self.words.counter(bucket(id))) as u64
     }
 
     /// Lets so many passes of an id's anchors go by.
     pub fn count_down(&self, id: u64, passes: i32) {
-        self.counter(Runtime::bucket(id)).store(passes - 1, Relaxed);
+        self.words.counter(bucket(id)).store(passes - 1, Relaxed);
     }
 
     /// Passes before a loop is recorded.
@@ -487,9 +461,9 @@ impl Runtime {
     pub fn cool(&self, id: u64) {
         /// A loop that is left after so many passes each time never becomes hot.
         const SHORT: i32 = 3;
-        let bucket = Runtime::bucket(id);
+        let bucket = bucket(id);
         if self.pinned[bucket].load(Relaxed) == 0 {
-            let counter = self.counter(bucket);
+            let counter = self.words.counter(bucket);
             let left = counter.load(Relaxed);
             // What stands higher waits for another reason.
             counter.store(left.saturating_add(SHORT).min(self.first_count()).max(left), Relaxed);
@@ -521,7 +495,7 @@ impl Runtime {
         for entry in self.loops.within(id..id.saturating_add(1)) {
             entry.heat.store(0, Relaxed);
         }
-        self.counter(Runtime::bucket(id)).store(0, Relaxed);
+        self.words.counter(bucket(id)).store(0, Relaxed);
     }
 
     /// The loop with this identity, made if it is new. The calling thread, whose context is `own`, is in no trace.

@@ -68,6 +68,12 @@ pub extern "C" fn active_address() -> u64 {
     naked_asm!("mov rax, qword ptr [rip + redmagic_active@GOTPCREL]", "ret")
 }
 
+/// The address of `redmagic_resting` that the whole process uses.
+#[unsafe(naked)]
+pub extern "C" fn resting_address() -> u64 {
+    naked_asm!("mov rax, qword ptr [rip + redmagic_resting@GOTPCREL]", "ret")
+}
+
 /// The address of `redmagic_counters` that the whole process uses.
 #[unsafe(naked)]
 pub extern "C" fn counters_address() -> u64 {
@@ -167,7 +173,12 @@ pub extern "C" fn redmagic_backwards_branch(_id: *mut std::ffi::c_void) {
         "je 4f",
         "test rdi, rdi",
         "je 4f",
-        "mov rcx, qword ptr [rip + redmagic_counters@GOTPCREL]",
+        "mov rcx, qword ptr [rip + redmagic_resting@GOTPCREL]",
+        "cmp dword ptr [rcx], 0",
+        "jle 5f",
+        "sub dword ptr [rcx], 1",
+        "ret",
+        "5: mov rcx, qword ptr [rip + redmagic_counters@GOTPCREL]",
         "imul eax, edi, 0x9e3779b1",
         "shr eax, 18",
         "sub dword ptr [rcx + rax * 4], 1",

@@ -108,6 +108,10 @@ pub fn create() -> bool {
         (*thread).context.thread = thread;
         block().wrapping_offset(tls::CONTEXT as isize).cast::<*mut Thread>().write(thread);
     }
+    // Anchors rest for one thread only.
+    if let Some(runtime) = crate::runtime::get() {
+        runtime.words.rest(0);
+    }
     // A thread that is ending already has no destructors any more; its context is leaked.
     let _ = OWNER.try_with(|owner| owner.set(Some(Owner)));
     true

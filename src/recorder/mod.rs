@@ -290,7 +290,7 @@ impl Recorder {
         let logged = slot.accesses.first().map(|access| (*access, access.address(context)));
         if let Some((access, address)) = logged
             && access.writes
-            && runtime.is_counter(address)
+            && runtime.words.is_counter(address)
         {
             // The countdown of an anchor macro: go on as if it had run out, so that the anchor is met.
             context.flags = BORROW_FLAGS;

@@ -9,6 +9,7 @@
 #include "redmagic.h"
 
 int redmagic_active = 0;
+int redmagic_resting = 0;
 int redmagic_counters[1 << REDMAGIC_COUNTERS_LOG2];
 
 /* Never called, because redmagic_active is zero. */
