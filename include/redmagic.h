@@ -161,7 +161,7 @@ public:
 
 /*
  * REDMAGIC_BACKWARDS_BRANCH(id): redmagic_backwards_branch(id) for the hottest places. Costs two instructions when the
- * library is off, about ten while the loop is cold, and six while anchors rest because nothing can come of them. No
+ * library is off, about twelve while the loop is cold, and six while anchors rest because nothing can come of them. No
  * register but two scratch registers is disturbed, so the compiler's register allocation around the interpreter's
  * dispatch stays as it was.
  *
