@@ -382,7 +382,7 @@ fn finish(runtime: &'static Runtime, thread: &mut Thread, end: End) -> Next {
                 }
                 failure => {
                     if let (Failure::NoGain { .. }, Some(own)) = (&failure, recorder.origin.anchor()) {
-                        judge::discourage(runtime, own);
+                        judge::discourage(&mut runtime.lock(), own);
                     }
                     penalise(runtime, &recorder.origin, !matches!(failure, Failure::TakenBack));
                 }

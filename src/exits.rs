@@ -25,7 +25,7 @@ pub const NO_UNIT: u32 = u32::MAX;
 /// The distance between two records of a unit, in bytes.
 pub const EXIT_STRIDE: u64 = size_of::<ExitRecord>() as u64;
 
-// Half of what is kept of most exits is this.
+// Most of what is kept of an exit is this.
 const _: () = assert!(offset_of!(ExitRecord, next) == 0 && offset_of!(ExitRecord, heat) == 8 && EXIT_STRIDE == 16);
 
 impl ExitRecord {

@@ -56,12 +56,16 @@ pub fn pause(runtime: &'static Runtime, own: &Loop, now: u64) {
 
 /// How many passes to let go by, at least `least`, if after `last` so much time had passed.
 fn next_pause(last: u32, since: u64, least: u32) -> u32 {
-    let next = match since {
-        0..PAUSE_NS => last.saturating_mul(2),
-        _ if since / 4 < PAUSE_NS => last,
+    adapted(last, since, PAUSE_NS).min(MOST_PASSES).max(least)
+}
+
+/// How many passes take `wanted` nanoseconds, or up to four times as much, if `last` took `since`: twice as many, as many, or half.
+pub fn adapted(last: u32, since: u64, wanted: u64) -> u32 {
+    match since {
+        _ if since < wanted => last.saturating_mul(2),
+        _ if since / 4 < wanted => last,
         _ => last / 2,
-    };
-    next.min(MOST_PASSES).max(least)
+    }
 }
 
 /// A loop that is left alone.

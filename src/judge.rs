@@ -267,10 +267,9 @@ pub fn is_judging(runtime: &Runtime, shared: &Shared) -> bool {
         && runtime.hot_loop() >= LEAST_HEAT
 }
 
-/// Whether loops are timed, and none is now.
+/// Whether loops are timed, and none without a trace is now.
 pub fn is_idle(runtime: &Runtime, shared: &Shared) -> bool {
-    let is_open = |state: &State| matches!(state, State::Interpreting(_) | State::Trial(_));
-    is_judging(runtime, shared) && !shared.docket.0.values().any(is_open)
+    is_judging(runtime, shared) && !shared.docket.0.values().any(|state| matches!(state, State::Interpreting(_)))
 }
 
 /// Whether a loop may be recorded from an exit that leads to its anchor.
@@ -380,12 +379,12 @@ fn with(shared: &mut Shared, own: &Loop, mut trial: Trial) {
 /// Drops the trace of a loop. It may be recorded again, much later.
 fn dismiss(runtime: &'static Runtime, shared: &mut Shared, own: &'static Loop) {
     shared.wasted = shared.wasted.saturating_add(runtime.drop_loop(shared, own));
-    discourage(runtime, own);
+    discourage(shared, own);
 }
 
 /// A loop's trace was too slow, or would be. It is recorded again much later, and not often.
-pub fn discourage(runtime: &Runtime, own: &Loop) {
-    runtime.rests.allow();
+pub fn discourage(shared: &mut Shared, own: &Loop) {
+    shared.rests.allow();
     if own.dismissals.fetch_add(1, Relaxed) + 1 >= MOST_DISMISSALS {
         own.disabled.store(true, Relaxed);
     }

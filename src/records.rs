@@ -154,6 +154,13 @@ struct Pool {
     saves: Option<Mapping>,
 }
 
+impl Pool {
+    /// Whether no other thread than the one with context `own` is listed.
+    fn is_only(&self, own: u64) -> bool {
+        self.threads.iter().all(|thread| thread.owner == own)
+    }
+}
+
 // SAFETY: the pointers lead into the static section, and only who holds the lock follows them.
 unsafe impl Send for Pool {}
 
@@ -298,14 +305,14 @@ pub struct Busy {
 /// Whether no other thread than the one with context `own` has one.
 pub fn is_only(own: u64) -> bool {
     let _blocked = SignalsBlocked::new();
-    lock().threads.iter().all(|thread| thread.owner == own)
+    lock().is_only(own)
 }
 
 /// The threads that may be in a trace now, without the one with context `own`. A thread that enters one from here on sees
 /// all that was stored before. `None` if the system cannot make sure of that.
 pub fn busy_threads(own: u64) -> Option<Vec<Busy>> {
     let pool = lock();
-    if pool.threads.iter().all(|thread| thread.owner == own) {
+    if pool.is_only(own) {
         return Some(Vec::new());
     }
     memory::barrier_everywhere()

@@ -93,10 +93,6 @@ pub struct Runtime {
     pub loops: Loops,
     /// What the macros share.
     pub words: Words,
-    /// When anchors rest, and how long.
-    pub rests: Rests,
-    /// Loops that lead to a trace.
-    leading: AtomicU32,
     hot_loop: AtomicU32,
     hot_exit: AtomicU32,
     /// By counter: how many loops with traces share it.
@@ -143,6 +139,8 @@ pub struct Shared {
     pub docket: Docket,
     /// The paths that loops were recorded on.
     pub ballots: Ballots,
+    /// When anchors rest, and how long.
+    pub rests: Rests,
     reasons: BTreeMap<String, u64>,
 }
 
@@ -204,8 +202,6 @@ impl Runtime {
         Some(Runtime {
             loops: Loops::new(),
             words: Words::of_process(),
-            rests: Rests::default(),
-            leading: AtomicU32::new(0),
             hot_loop: AtomicU32::new(options.hot_loop),
             hot_exit: AtomicU32::new(options.hot_exit),
             pinned: (0..COUNTER_COUNT).map(|_| AtomicU32::new(0)).collect(),
@@ -230,6 +226,7 @@ impl Runtime {
                 wasted: 0,
                 docket: Docket::default(),
                 ballots: Ballots::default(),
+                rests: Rests::default(),
                 reasons: BTreeMap::new(),
             }),
         })
@@ -286,11 +283,6 @@ impl Runtime {
         i32::try_from(self.hot_loop() - 1).unwrap_or(i32::MAX)
     }
 
-    /// Whether no loop leads to a trace.
-    pub fn leads_nowhere(&self) -> bool {
-        self.leading.load(Relaxed) == 0
-    }
-
     /// Puts the counter of an id up again: to zero if it is pinned (the next pass comes here), else to `hot_loop`.
     /// Returns how many passes it stood for.
     pub fn rewind(&self, id: u64) -> u32 {
@@ -305,7 +297,6 @@ impl Runtime {
         let bucket = bucket(own.id);
         if own.function.swap(function, Release) == 0 {
             self.pinned[bucket].fetch_add(1, Relaxed);
-            self.leading.fetch_add(1, Relaxed);
         }
         self.words.counter(bucket).store(0, Relaxed);
         self.words.rest(0);
@@ -317,7 +308,6 @@ impl Runtime {
         let function = own.function.swap(0, Relaxed);
         if function != 0 {
             self.pinned[bucket(own.id)].fetch_sub(1, Relaxed);
-            self.leading.fetch_sub(1, Relaxed);
         }
         function
     }

@@ -60,30 +60,31 @@ impl Words {
     }
 
     /// Says whether the macros watch.
-    #[expect(unsafe_code, reason = "a word that the macros of all modules share")]
     pub fn set_active(&self, active: bool) {
-        // SAFETY: the address of a static of this process that is only accessed atomically.
-        unsafe { &*(self.active as *const AtomicI32) }.store(i32::from(active), Relaxed);
+        word(self.active).store(i32::from(active), Relaxed);
     }
 
     /// Lets so many anchors go by uncounted; none, if that is 0.
-    #[expect(unsafe_code, reason = "a word that the macros of all modules share")]
     pub fn rest(&self, anchors: u32) {
-        // SAFETY: as for the active word.
-        unsafe { &*(self.resting as *const AtomicI32) }.store(i32::try_from(anchors).unwrap_or(i32::MAX), Relaxed);
+        word(self.resting).store(i32::try_from(anchors).unwrap_or(i32::MAX), Relaxed);
     }
 
     /// The counter with this number.
-    #[expect(unsafe_code, reason = "a table that the macros of all modules share")]
-    pub fn counter(&self, bucket: usize) -> &AtomicI32 {
-        // SAFETY: as for the active word; the bucket is within the table.
-        unsafe { &(*(self.counters as *const [AtomicI32; COUNTER_COUNT]))[bucket % COUNTER_COUNT] }
+    pub fn counter(&self, bucket: usize) -> &'static AtomicI32 {
+        word(self.counters + (bucket % COUNTER_COUNT * 4) as u64)
     }
 
     /// Whether an address is that of a counter.
     pub fn is_counter(&self, address: u64) -> bool {
         address.wrapping_sub(self.counters) < (COUNTER_COUNT * 4) as u64
     }
+}
+
+/// One of the words, whose address is `address`.
+#[expect(unsafe_code, reason = "words that the macros of all modules share")]
+fn word(address: u64) -> &'static AtomicI32 {
+    // SAFETY: the address of a static of this process, or of an element of one, that is only accessed atomically.
+    unsafe { &*(address as *const AtomicI32) }
 }
 
 /// The number of the counter that an id hashes to, as the header computes it.

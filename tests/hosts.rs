@@ -125,10 +125,12 @@ fn loops_are_judged() {
 /// Anchors rest when traces did not help, and loops that become hot are found nevertheless.
 #[test]
 fn anchors_rest() {
-    let program = Build::new("tests/hosts", &["rests.c"], "-O2", Static).build();
-    let outcome = run_with(&program, &[("REDMAGIC_HOT_LOOP", "200".to_owned())], &[]);
-    let expected = "anchors rest\nthe other loop has a trace\n";
-    assert_eq!((&*outcome.end, &*outcome.output), ("exit 0", expected), "{outcome:#?}");
+    for (flags, link) in [("-O2", Static), ("-O2 -DREDMAGIC_NO_MACROS", Static), ("-O0", Shared)] {
+        let program = Build::new("tests/hosts", &["rests.c"], flags, link).build();
+        let outcome = run_with(&program, &[("REDMAGIC_HOT_LOOP", "200".to_owned())], &[]);
+        let expected = "anchors rest\nbeside another thread 0 times\nthe other loop has a trace\n";
+        assert_eq!((&*outcome.end, &*outcome.output), ("exit 0", expected), "{flags}: {outcome:#?}");
+    }
 }
 
 /// The traces of loops of several paths are those of the usual path, if there is time to find out which that is.
