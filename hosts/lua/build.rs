@@ -58,10 +58,11 @@ fn build(here: &Path, include: &Path, out: &Path, stock: &Path, name: &str) -> R
     Ok(())
 }
 
-/// The folder of the `lua-src` crate. Only cargo knows where that is unpacked.
+/// The folder of the `lua-src` crate. Only cargo knows where that is unpacked; it lists no package that it does not have, so
+/// it fetches what other packages of the workspace need and nothing has needed yet.
 fn lua_package(here: &Path) -> Result<PathBuf> {
     let output = Command::new(env::var_os("CARGO").ok_or("CARGO is not set")?)
-        .args(["metadata", "--format-version=1", "--offline", "--manifest-path"])
+        .args(["metadata", "--format-version=1", "--filter-platform", &env::var("TARGET")?, "--manifest-path"])
         .arg(here.join("Cargo.toml"))
         .output()?;
     if !output.status.success() {
