@@ -260,14 +260,18 @@ impl World {
     }
 }
 
-/// Runs the evaluator; the exit taken, or `None` if an operation was undefined.
+/// Runs the evaluator; the exit taken, or `None` if an operation was undefined, or a loop goes on for as long as a callee says.
 pub fn evaluate(trace: &Trace, guest: &mut TestGuest) -> Option<Exit> {
+    const MOST_CALLS: usize = 1000;
     let mut machine = Machine::new(trace);
     let mut outcome = machine.enter(trace, guest, 1_000_000).ok()?;
+    let mut calls = 0;
     loop {
         match outcome {
+            Outcome::Call { .. } if calls == MOST_CALLS => return None,
             Outcome::Exit(exit) => return Some(exit),
             Outcome::Call { target, return_address, resume, .. } => {
+                calls += 1;
                 let effect = effect_of(trace, resume);
                 guest.perform_call(target, return_address, effect);
                 outcome = machine.resume(trace, resume, guest, 1_000_000).ok()?;
