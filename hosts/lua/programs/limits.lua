@@ -1,6 +1,6 @@
 -- Recursion up to the limits of the interpreter: every kind ends with the same error at the same depth, again and again.
 -- sizes: test=1 idle=1
-local n = tonumber(arg and arg[1]) or 1
+local n = tonumber(arg and arg[1]) or 3
 
 local function attempt(name, f, ...)
   local first
