@@ -20,8 +20,6 @@
 //! - A record whose call is under way belongs to the thread that made the call, which takes it back without the lock when
 //!   the callee returns there. Where the guest has moved the stack to another thread, that one takes it with the pool
 //!   locked. Only the owner looks for its records that will never return, so it cannot be just returning to one.
-//! - The record of a call that has returned is the first of its thread's chain until the trace leaves or makes its next call,
-//!   which uses it again: what the trace has saved there for the one is there for the other.
 //! - `live` is one of the states below. Only calls are returned to, so only they are looked for on the stack; the record of
 //!   a region is its thread's until that thread has abandoned it.
 

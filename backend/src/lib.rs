@@ -12,8 +12,6 @@
 //! - The result is the address of an exit record, `exit_records + exit * exit_stride`. The trace was left by that exit,
 //!   or it wants a residual call made whose state that exit describes.
 //! - The function keeps no register but rsp and rbp, so its caller must.
-//! - A later call of the same run finds the same record at `free_record`: what an earlier one has saved there, it does not
-//!   save again.
 //!
 //! # Invariants
 //! - Code writes to the context, to activation records and to memory only what the trace says; an exit writes

@@ -4,7 +4,7 @@
 //! ```text
 //! entry(context, record):  brif record, dispatch, seg0        only if there are residual calls, else: jump seg0
 //! dispatch:                switch on the record's resume index
-//! resume k:                jump to the segment that call k resumes
+//! resume k:                reload what call k saved; jump to the segment that call k resumes
 //! seg n(parameters):       the segment; a guard ends a block: brif failed, exit (FIRST: this keeps exits out of the
 //!                          loop in the register allocator's eyes), continue
 //! exit k (cold):           write the state, return the address of exit record k
@@ -12,9 +12,9 @@
 //! ```
 //!
 //! # Values
-//! A value has one machine value, except: constants are made at each use; values that cross a residual call are loaded in
-//! each segment behind it that uses them, and elsewhere are variables with several definitions, which the frontend merges (see
-//! [`crate::liveness`]); and an i64 may exist in both register files (see [`crate::class`]).
+//! A value has one machine value, except: constants are made at each use; values that cross a residual call are
+//! variables with several definitions, which the frontend merges; and an i64 may exist in both register files
+//! (see [`crate::class`]).
 
 mod call;
 mod division;
@@ -84,14 +84,8 @@ struct Lowering<'a, 'f> {
     places: Vec<Place>,
     /// By value: its form in the register file that is not its home, and the scope in which that form is defined.
     converted: Vec<Option<(u32, Value)>>,
-    /// By value: what was loaded of it from the save area, and the scope in which that is defined.
-    loaded: Vec<Option<(u32, Value)>>,
-    /// Counts segments and exits: what is made in one scope is not used in another.
+    /// Counts segments and exits: conversions made in one scope are not used in another.
     scope: u32,
-    /// The call that this code is behind.
-    behind: Option<usize>,
-    /// The save area of the call that was resumed last.
-    area: Option<Variable>,
     blocks: Vec<Option<Block>>,
     exit_blocks: Vec<Option<Block>>,
     tails: Tails,
@@ -136,10 +130,7 @@ pub(crate) fn lower(
         record,
         places: vec![Place::Nowhere; trace.insts.len()],
         converted: vec![None; trace.insts.len()],
-        loaded: vec![None; trace.insts.len()],
         scope: EVERYWHERE,
-        behind: None,
-        area: None,
         blocks: vec![None; trace.segments.len()],
         exit_blocks: vec![None; trace.exits.len()],
         tails: Tails::default(),
@@ -184,14 +175,13 @@ impl Lowering<'_, '_> {
         for &segment in &self.liveness.order {
             self.segment(segment)?;
         }
-        self.tails = Tails::new(self.trace, self.liveness, |exit| self.exit_blocks[exit.index()].is_some());
+        self.tails = Tails::new(self.trace, |exit| self.exit_blocks[exit.index()].is_some());
         for exit in self.trace.exits.keys() {
             if let Some(block) = self.exit_blocks[exit.index()] {
                 self.builder.set_cold_block(block);
                 self.builder.switch_to_block(block);
                 self.builder.seal_block(block);
                 self.scope += 1;
-                self.behind = self.liveness.behind_exit(exit);
                 self.write_state(exit, Way::Cold)?;
                 let record = self.exit_record(exit);
                 self.tail_of(exit, record)?;
@@ -220,16 +210,12 @@ impl Lowering<'_, '_> {
             switch.set_entry(at as u128, *resume);
         }
         switch.emit(&mut self.builder, index, resumes[0]);
-        let area = self.builder.declare_var(types::I64);
-        self.area = Some(area);
-        for (at, (site, block)) in calls.iter().zip(resumes).enumerate() {
+        for (site, block) in calls.iter().zip(resumes) {
             self.builder.switch_to_block(block);
             self.builder.seal_block(block);
-            self.scope += 1;
-            self.behind = Some(at);
-            let saved = self.load_record(types::I64, self.request.layout.record_save);
-            self.builder.def_var(area, saved);
-            self.jump(&Target { segment: site.resume, args: Vec::new() })?;
+            self.reload_saved(site);
+            let target = self.block(site.resume)?;
+            self.builder.ins().jump(target, &[]);
         }
         Ok(())
     }
@@ -239,7 +225,6 @@ impl Lowering<'_, '_> {
         let block = self.block(segment)?;
         self.builder.switch_to_block(block);
         self.scope += 1;
-        self.behind = self.liveness.behind(segment);
         let params = self.builder.block_params(block).to_vec();
         for (&param, value) in data.params.iter().zip(params) {
             self.define(param, value);
@@ -301,8 +286,6 @@ impl Lowering<'_, '_> {
         for (&arg, &param) in target.args.iter().zip(params) {
             args.push(BlockArg::Value(self.in_class(Operand::Trace(arg), self.classes.home(param))?));
         }
-        let liveness = self.liveness;
-        liveness.moved(self.behind, target.segment).for_each(|value| self.keep_in_variable(value));
         self.builder.ins().jump(block, &args);
         Ok(())
     }
@@ -376,10 +359,6 @@ impl Lowering<'_, '_> {
         let Some(slot) = self.exit_blocks.get(exit.index()).copied() else {
             return Err(BackendError::Malformed(format!("{exit} does not exist")));
         };
-        if self.liveness.has_several_ways(exit) {
-            let trace = self.trace;
-            trace.exits[exit].for_each_value(|value| self.keep_in_variable(value));
-        }
         let leave = slot.unwrap_or_else(|| self.builder.create_block());
         self.exit_blocks[exit.index()] = Some(leave);
         let next = self.builder.create_block();
@@ -418,29 +397,6 @@ impl Lowering<'_, '_> {
         variable
     }
 
-    /// A value that is in the save area here, if it is.
-    fn saved(&mut self, value: IrValue) -> Option<Value> {
-        let word = self.liveness.word_of(self.behind, value)?;
-        if let Some((scope, loaded)) = self.loaded[value.index()]
-            && scope == self.scope
-        {
-            return Some(loaded);
-        }
-        let area = self.builder.use_var(self.area?);
-        let ty = machine_type(self.trace.ty(value), self.classes.home(value));
-        let loaded = self.builder.ins().load(ty, memory::FLAGS, area, word as i32 * 8);
-        self.loaded[value.index()] = Some((self.scope, loaded));
-        Some(loaded)
-    }
-
-    /// Puts a value into its variable, if it is in the save area here.
-    fn keep_in_variable(&mut self, value: IrValue) {
-        if let Some(loaded) = self.saved(value) {
-            let variable = self.variable(value);
-            self.builder.def_var(variable, loaded);
-        }
-    }
-
     fn operand_type(&self, operand: Operand) -> Type {
         match operand {
             Operand::Trace(value) => self.trace.ty(value),
@@ -462,9 +418,6 @@ impl Lowering<'_, '_> {
         match operand {
             Operand::Trace(value) => {
                 let class = self.classes.home(value);
-                if let Some(loaded) = self.saved(value) {
-                    return Ok((loaded, class));
-                }
                 match self.places.get(value.index()).copied().unwrap_or(Place::Nowhere) {
                     Place::Plain(result) => Ok((result, class)),
                     Place::Crossing(variable) => Ok((self.builder.use_var(variable), class)),

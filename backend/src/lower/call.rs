@@ -2,7 +2,7 @@
 //!
 //! A residual call returns from the function, so that no frame of ours is on any stack while the callee runs. Before,
 //! it writes the complete guest state like an exit, and into the next free activation record: callee, return
-//! address, resume index, and every value that is used behind the call and not there from an earlier one.
+//! address, resume index, and every value that is used behind the call.
 //!
 //! A native operation is a call of a stub that executes one instruction on the context; registers survive it.
 //!
@@ -40,11 +40,11 @@ impl Lowering<'_, '_> {
         self.builder.ins().store(FLAGS, return_address, record, layout.record_return);
         let resume = self.builder.ins().iconst(types::I64, index as i64);
         self.builder.ins().store(FLAGS, resume, record, layout.record_resume);
-        if site.saved.iter().any(|saved| !saved.kept) {
+        if !site.saved.is_empty() {
             let area = self.builder.ins().load(types::I64, FLAGS, record, layout.record_save);
-            for saved in site.saved.iter().filter(|saved| !saved.kept) {
-                let (value, _) = self.at_home(Operand::Trace(saved.value))?;
-                self.builder.ins().store(FLAGS, value, area, saved.word as i32 * 8);
+            for &(value, word) in &site.saved {
+                let (value, _) = self.at_home(Operand::Trace(value))?;
+                self.builder.ins().store(FLAGS, value, area, word as i32 * 8);
             }
         }
         self.return_exit(call.state);

@@ -10,6 +10,7 @@
 use super::{Lowering, Operand, machine_type};
 use crate::BackendError;
 use crate::class::Class;
+use crate::liveness::CallSite;
 use cranelift_codegen::ir::{self, InstBuilder, MemFlagsData, Value, types};
 use redmagic_ir::{Address, Slot, Type, Value as IrValue};
 
@@ -80,6 +81,20 @@ impl Lowering<'_, '_> {
 
     pub(super) fn load_record(&mut self, ty: ir::Type, offset: i32) -> Value {
         self.builder.ins().load(ty, FLAGS, self.record, offset)
+    }
+
+    /// Reads what a residual call saved from the save area of the record.
+    pub(super) fn reload_saved(&mut self, site: &CallSite) {
+        if site.saved.is_empty() {
+            return;
+        }
+        let area = self.load_record(types::I64, self.request.layout.record_save);
+        for &(value, word) in &site.saved {
+            let ty = machine_type(self.trace.ty(value), self.classes.home(value));
+            let result = self.builder.ins().load(ty, FLAGS, area, word as i32 * 8);
+            let variable = self.variable(value);
+            self.builder.def_var(variable, result);
+        }
     }
 
     /// The base register and the displacement of an address. The code generator folds what it can into one operand.

@@ -9,8 +9,7 @@
 //! the latest exit, comes next to the root. Exits that write different things first therefore end alike.
 //!
 //! # Invariants
-//! A node is on the paths of exits only that write its value, so the value's definition dominates the node's block; and all of
-//! them find it at the same place of the save area, or none does.
+//! A node is on the paths of exits only that write its value, so the value's definition dominates the node's block.
 //!
 //! # Worked example
 //! `exit0 {rax = v1, rbx = v2}`, `exit1 {rax = v3, rbx = v2}`: rbx = v2 is next to the root, with both rax above it.
@@ -21,7 +20,6 @@
 
 use super::Lowering;
 use crate::BackendError;
-use crate::liveness::Liveness;
 use cranelift_codegen::ir::{Block, BlockArg, InstBuilder, Value, types};
 use redmagic_ir::{Entity, Exit, ExitData, ExitValue, Opcode, Slot, Trace, Type, Value as IrValue};
 use rustc_hash::FxBuildHasher;
@@ -38,8 +36,7 @@ const ROOT: u32 = 0;
 /// What a store writes: the same for two exits if these would compute the same from the same values.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Source {
-    /// A value of the trace, and where it is in the save area.
-    Value(IrValue, Option<usize>),
+    Value(IrValue),
     Const(Type, i64),
     /// A recipe, by the number of its [`Formula`].
     Formula(u32),
@@ -81,14 +78,14 @@ pub(super) struct Tails {
 
 impl Tails {
     /// The tree of the exits that `has_tail` names.
-    pub fn new(trace: &Trace, liveness: &Liveness, has_tail: impl Fn(Exit) -> bool) -> Tails {
-        let mut formulas = Formulas { known: FastMap::default(), liveness };
+    pub fn new(trace: &Trace, has_tail: impl Fn(Exit) -> bool) -> Tails {
+        let mut formulas = FastMap::default();
         let mut last: FastMap<(Slot, Source), Exit> = FastMap::default();
         let mut paths = Vec::new();
         for (exit, data) in trace.exits.iter().filter(|(exit, _)| has_tail(*exit)) {
             let mut stores = Vec::new();
             for (slot, value) in data.slots.iter().filter(|(slot, value)| is_in_tail(trace, data, *slot, *value)) {
-                let source = formulas.source(exit, data, *value, slot.ty());
+                let source = source(data, *value, slot.ty(), &mut formulas);
                 last.insert((*slot, source), exit);
                 stores.push((*slot, source, *value));
             }
@@ -134,30 +131,20 @@ pub(super) fn is_in_tail(trace: &Trace, data: &ExitData, slot: Slot, value: Exit
     }
 }
 
-/// The recipes that were met.
-struct Formulas<'a> {
-    known: FastMap<Formula, u32>,
-    liveness: &'a Liveness,
-}
-
-impl Formulas<'_> {
-    /// What an exit's value comes from. `ty` is the type of a constant.
-    fn source(&mut self, exit: Exit, data: &ExitData, value: ExitValue, ty: Type) -> Source {
-        let recipe = match value {
-            ExitValue::Value(value) => {
-                return Source::Value(value, self.liveness.word_of(self.liveness.behind_exit(exit), value));
-            }
-            ExitValue::Const(imm) => return Source::Const(ty, imm),
-            ExitValue::Undefined => return Source::Undefined,
-            ExitValue::Recipe(index) => &data.recipes[index as usize],
-        };
-        let mut args = [Source::Undefined; 3];
-        for (at, arg) in args.iter_mut().enumerate() {
-            *arg = self.source(exit, data, recipe.args[at], recipe.arg_types[at]);
-        }
-        let next = self.known.len() as u32;
-        Source::Formula(*self.known.entry(Formula { op: recipe.op, ty: recipe.ty, args }).or_insert(next))
+/// What an exit's value comes from. `ty` is the type of a constant.
+fn source(data: &ExitData, value: ExitValue, ty: Type, formulas: &mut FastMap<Formula, u32>) -> Source {
+    let recipe = match value {
+        ExitValue::Value(value) => return Source::Value(value),
+        ExitValue::Const(imm) => return Source::Const(ty, imm),
+        ExitValue::Undefined => return Source::Undefined,
+        ExitValue::Recipe(index) => &data.recipes[index as usize],
+    };
+    let mut args = [Source::Undefined; 3];
+    for (at, arg) in args.iter_mut().enumerate() {
+        *arg = source(data, recipe.args[at], recipe.arg_types[at], formulas);
     }
+    let next = formulas.len() as u32;
+    Source::Formula(*formulas.entry(Formula { op: recipe.op, ty: recipe.ty, args }).or_insert(next))
 }
 
 impl Lowering<'_, '_> {
@@ -192,7 +179,6 @@ impl Lowering<'_, '_> {
     /// Makes one store; returns what comes next.
     fn tail_store(&mut self, at: u32) -> Result<u32, BackendError> {
         let Node { slot, value, exit, parent, .. } = self.tails.nodes[at as usize];
-        self.behind = self.liveness.behind_exit(exit);
         let data = &self.trace.exits[exit];
         let mut made = vec![None; data.recipes.len()];
         if let Some(operand) = self.exit_operand(data, value, slot.ty(), &mut made)? {
