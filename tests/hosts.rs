@@ -13,7 +13,7 @@ mod sweeps;
 
 use std::collections::BTreeSet;
 use support::Link::{Noop, Shared, Static};
-use support::{Build, Link, bug, compare, difference, run_with, seed, thresholds};
+use support::{Build, Link, Outcome, bug, compare, difference, run_with, seed, thresholds};
 
 /// Builds and compares a host of `tests/hosts`, which must be traced.
 fn check(sources: &[&str], flags: &str, link: Link) {
@@ -131,6 +131,18 @@ fn anchors_rest() {
         let expected = "anchors rest\nbeside another thread 0 times\nthe other loop has a trace\n";
         assert_eq!((&*outcome.end, &*outcome.output), ("exit 0", expected), "{flags}: {outcome:#?}");
     }
+}
+
+/// What the benchmark of residual calls computes is the same without the library, and it measures a trace.
+#[test]
+fn residual_calls_are_measured_in_a_trace() {
+    let program = Build::new("benches", &["residual.c"], "-O2", Static).build();
+    let run = |settings: &[(&str, String)]| run_with(&program, settings, &["200000".to_owned()]);
+    let off = run(&[("REDMAGIC", "off".to_owned())]);
+    let on = run(&[("REDMAGIC_JUDGE", "off".to_owned()), ("REDMAGIC_COMPILE_SHARE", "0".to_owned())]);
+    let result = |outcome: &Outcome| outcome.output.split(',').next().map(str::to_owned);
+    assert_eq!((&*on.end, result(&on)), ("exit 0", result(&off)), "{on:#?}");
+    assert_eq!((on.counter("traces"), on.counter("exits") < 100), (1, true), "{on:#?}");
 }
 
 /// The traces of loops of several paths are those of the usual path, if there is time to find out which that is.

@@ -367,6 +367,112 @@ fn several_calls_resume_each_in_its_place() {
 }
 
 #[test]
+fn exits_in_front_of_calls_and_behind_them_share_code() {
+    // exit0 is used in front of the calls and behind each, exit4 behind two; exit5 to exit7 write the same, and each is behind
+    // another call or none; v3 is 128 bits wide; v5 dies at the second call; seg4 is reached from behind different calls, the
+    // loop's head also from the entry.
+    let mut world = World::parse(
+        &mut backend(),
+        "trace t { seg0():
+           v0: i64 = slot rbx
+           v1: i64 = slot rcx
+           v2: i64 = const 0x1000
+           v3: v128 = load [v0 + 16]
+           v20: i64 = slot rdi
+           jump seg1(v1, v20)
+         seg1(v4: i64, v21: i64):
+           v5: i64 = add v4, v21
+           v6: i64 = const 0
+           v7: i1 = ne v4, v6
+           guard v7, exit0
+           v23: i64 = const 5
+           v24: i1 = ne v4, v23
+           guard v24, exit5
+           call v2 ret v1 state exit1 effect any -> seg2
+         seg2():
+           v8: i64 = slot rax
+           v9: i64 = xor v8, v5
+           v25: i64 = const 7
+           v26: i64 = and v8, v25
+           v27: i1 = ne v26, v6
+           guard v27, exit6
+           v10: i1 = ult v8, v9
+           guard v10, exit0
+           v11: i1 = trunc v9
+           switch v11 { 0 => seg3() } else seg4(v9)
+         seg3():
+           call v2 ret v4 state exit2 effect none -> seg5
+         seg5():
+           v12: i64 = low v3
+           v13: i64 = add v9, v12
+           v14: i1 = ne v13, v21
+           guard v14, exit0
+           jump seg4(v13)
+         seg4(v15: i64):
+           v16: i1 = ne v15, v8
+           guard v16, exit4
+           call v2 ret v15 state exit3 effect none -> seg6
+         seg6():
+           v17: i64 = const -1
+           v18: i64 = add v4, v17
+           v19: i64 = add v15, v9
+           v22: i1 = ne v19, v21
+           guard v22, exit4
+           v28: i64 = and v19, v25
+           v29: i1 = ne v28, v6
+           guard v29, exit7
+           jump seg1(v18, v19)
+         exit0 @0x40 { rax = v1, rcx = v4, rdx = v21, rsi = v20, xmm1.lo = low.i64(v3), store i64 [v0 + 64] = v4 }
+         exit1 @0x44 { rax = v5, rcx = v4 }
+         exit2 @0x48 { rdi = v5, rcx = v4, rdx = v21 }
+         exit3 @0x4c { rdi = v15, rdx = 3, rsi = v9 }
+         exit4 @0x50 { rax = v1, rcx = v4, rdx = v21, rsi = v20, r9 = add.i64(v15, v8) }
+         exit5 @0x54 { rax = v1, rcx = v4, rdx = v21, rsi = v20, r8 = v0 }
+         exit6 @0x58 { rax = v1, rcx = v4, rdx = v21, rsi = v20, r8 = v0 }
+         exit7 @0x5c { rax = v1, rcx = v4, rdx = v21, rsi = v20, r8 = v0, store i64 [v0 + 72] = v4 } }",
+    );
+    let mut calls = 0;
+    for seed in 0..200 {
+        let mut guest = varied(&world, seed);
+        check(&mut world, &guest);
+        calls += world.run(&mut guest).1;
+    }
+    assert!(calls > 200, "{calls}");
+}
+
+#[test]
+fn of_two_nans_that_of_the_first_operand_survives_a_call() {
+    // A reload of v0 must not become the second operand of the addition.
+    let mut world = World::parse(
+        &mut backend(),
+        "trace t { seg0():
+           v0: i64 = slot xmm1.lo
+           v1: i64 = const 0x1000
+           call v1 ret v1 state exit0 effect none -> seg1
+         seg1():
+           v2: i64 = slot xmm0.lo
+           v3: i64 = fadd64 v0, v2
+           call v1 ret v3 state exit1 effect none -> seg2
+         seg2():
+           v4: i64 = slot xmm0.lo
+           v5: i64 = fmul64 v0, v4
+           leave exit2
+         exit0 @0x40 {}
+         exit1 @0x44 {}
+         exit2 @0x48 { rax = v3, rcx = v5 } }",
+    );
+    let is_nan = |bits: u64| f64::from_bits(bits).is_nan();
+    let mut met = 0;
+    for seed in 0..3000 {
+        let mut guest = varied(&world, seed);
+        guest.slots[Slot::xmm(1, 0).index()] = 0x7ff8_0000_0000_0000 | seed;
+        let (_, after) = check(&mut world, &guest).expect("always defined");
+        met += u32::from(is_nan(after.slots[Slot::xmm(0, 0).index()]));
+    }
+    assert!(met > 100, "{met} pairs of NaNs");
+}
+
+#[test]
 fn too_many_values_across_a_call_are_refused() {
     let loads: String = (0..40).map(|at| format!("v{}: i64 = load [v0 + {}]\n", at + 10, at * 8)).collect();
     let adds: String = (0..40).map(|at| format!("store i64 [v0 + {}], v{}\n", at * 8 + 8, at + 10)).collect();

@@ -193,7 +193,8 @@ impl World {
         TestGuest::with_memory(seed, memory)
     }
 
-    /// Runs the compiled code on a guest; the exit taken and the number of residual calls.
+    /// Runs the compiled code on a guest that the evaluator has come to an end with; the exit taken and the number of residual
+    /// calls.
     pub fn run(&mut self, guest: &mut TestGuest) -> (Exit, usize) {
         let mut context = vec![0; Slot::COUNT + 4];
         let mut save = vec![0x5a5a_5a5a_5a5a_5a5a_u64; SAVE_WORDS];
@@ -217,6 +218,7 @@ impl World {
             });
             let Some(call) = call else { return (exit, calls) };
             calls += 1;
+            assert!(calls <= MOST_CALLS, "more calls than the evaluator makes: {}", self.trace);
             guest.perform_call(record[1], record[2], call.effect);
             resumed = true;
         }
@@ -260,9 +262,11 @@ impl World {
     }
 }
 
-/// Runs the evaluator; the exit taken, or `None` if an operation was undefined, or a loop goes on for as long as a callee says.
+/// Calls after which a trace is not followed any more: loops may go on for as long as callees say.
+const MOST_CALLS: usize = 1000;
+
+/// Runs the evaluator; the exit taken, or `None` if an operation was undefined, or too many calls were made.
 pub fn evaluate(trace: &Trace, guest: &mut TestGuest) -> Option<Exit> {
-    const MOST_CALLS: usize = 1000;
     let mut machine = Machine::new(trace);
     let mut outcome = machine.enter(trace, guest, 1_000_000).ok()?;
     let mut calls = 0;
